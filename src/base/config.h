@@ -46,7 +46,8 @@ struct config_field {
 	const struct config_field *fields;	/* MAP, LIST of maps. */
 	size_t item_bytes;			/* LIST */
 	/* SCALAR, LIST of scalars: returns 0, or -1 if 'text' is not one (the error then
-	 * says that 'help' is wanted).  'out' is zeroed before. */
+	 * says that 'help' is wanted).  'out' is a zeroed item of the list, or for a
+	 * SCALAR what the caller had there. */
 	int (*parse)(const char *text, void *out);
 	const char *help;			/* What to write here: also the error's advice. */
 };

@@ -19,6 +19,10 @@ void log_set_level(enum log_level level);
 void log_line(enum log_level level, const char *component, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/* A line for whoever started the program, such as "FILE:LINE: what is wrong": at
+ * every level, without level and component. */
+void log_plain(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 #define log_error(...) log_line(LOG_ERROR, __VA_ARGS__)
 #define log_warning(...) log_line(LOG_WARNING, __VA_ARGS__)
 #define log_info(...) log_line(LOG_INFO, __VA_ARGS__)

@@ -12,6 +12,7 @@
 #ifndef NET_PACKET_H
 #define NET_PACKET_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -35,7 +36,7 @@ enum {
 	TCP_URG = 0x20,
 };
 
-/* More extension headers than this before the upper layer: not parsed. */
+/* More extension headers than this before the upper layer: malformed. */
 #define PACKET_MAX_EXTENSIONS 8
 
 struct endpoint {
@@ -80,7 +81,7 @@ flow_bytes(const struct flow *f)
 	return f->version == 4 ? FLOW4_BYTES : FLOW6_BYTES;
 }
 
-/* The same flow seen from its other end. */
+/* The same flow seen from its other end.  'out' is not 'f', here and below. */
 void flow_reverse(const struct flow *f, struct flow *out);
 
 /* The direction-independent name of a connection: of a flow and its reverse,
@@ -98,8 +99,8 @@ enum {
 	PACKET_FRAGMENT = 1 << 0,		/* Part of a datagram... */
 	PACKET_LATER_FRAGMENT = 1 << 1,		/* ...and not the one with the ports. */
 	PACKET_ICMP_ERROR = 1 << 2,		/* Quotes a packet: see packet_inner(). */
-	PACKET_ICMP_QUERY = 1 << 3,		/* Echo and its like: has an identifier. */
-	PACKET_ICMP_REPLY = 1 << 4,		/* The answer to a query. */
+	PACKET_ICMP_QUERY = 1 << 3,		/* Echo and its like: has an identifier... */
+	PACKET_ICMP_REPLY = 1 << 4,		/* ...and is the answer, not the question. */
 };
 
 struct packet {
@@ -116,7 +117,9 @@ struct packet {
 enum packet_error {
 	PACKET_OK = 0,
 	PACKET_NOT_IP,				/* ARP, LLDP, MPLS...: no flow. */
-	PACKET_MALFORMED,			/* Cut short, or lengths that contradict. */
+	PACKET_MALFORMED,			/* Cut short, or lengths that contradict:
+						 * also a first fragment that ends before
+						 * its ports and flags do (RFC 1858). */
 };
 
 /*
@@ -126,7 +129,8 @@ enum packet_error {
  * options (RFC 791; the header checksum is verified), IPv6 (RFC 8200) with up to
  * PACKET_MAX_EXTENSIONS extension headers, TCP, UDP, ICMP and ICMPv6.  Headers
  * have to lie within 'head_bytes'.  'p' refers to 'data' afterwards.  Other
- * protocols over IP are PACKET_OK, with ports 0 and the payload at 'l4'.
+ * protocols over IP are PACKET_OK, with ports 0 and the payload at 'l4'.  Unless it
+ * returns PACKET_OK, nothing but 'p->data' is defined.
  */
 enum packet_error packet_parse(struct packet *p, uint8_t *data, uint32_t head_bytes,
 			       uint32_t bytes);
@@ -153,13 +157,16 @@ packet_payload_bytes(const struct packet *p)
 
 /* Whether the TCP, UDP, ICMP or ICMPv6 checksum is right.  A UDP checksum of 0
  * over IPv4 is (RFC 768).  The whole packet has to be readable at 'p->data'; a
- * fragment cannot be checked and counts as right. */
+ * fragment cannot be checked and counts as right.  A packet that an IPv6 routing
+ * header sends on to another address counts as wrong: its sum is over that one. */
 bool packet_checksum_ok(const struct packet *p);
 
 /*
  * Rewrites source or destination address and port (the identifier of an ICMP
  * query), with incremental checksums (RFC 1624, equation 3).  'to' has the IP
- * version of the packet.  Of a later fragment only the address is rewritten.
+ * version of the packet.  Of a later fragment, an ICMP error and a protocol
+ * without ports only the address is rewritten; what an ICMP error quotes stays.
+ * 'p->flow' stays as received.  A UDP checksum of 0 ("none") stays 0.
  */
 void packet_set_src(struct packet *p, const struct endpoint *to);
 void packet_set_dst(struct packet *p, const struct endpoint *to);

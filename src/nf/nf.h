@@ -20,9 +20,11 @@
 #define NF_H
 
 #include <assert.h>
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/config.h"
@@ -106,6 +108,16 @@ nf_is_syn(const struct nf_run *r)
 {
 	return nf_is_tcp(r) && (nf_packet(r)->tcp_flags &
 				(TCP_SYN | TCP_ACK | TCP_FIN | TCP_RST)) == TCP_SYN;
+}
+
+/* Whether the packet may create or change state.  One that lies in several buffers
+ * cannot be checked here and counts as right, as a fragment does. */
+static inline bool
+nf_checksum_ok(const struct nf_run *r)
+{
+	const struct packet *p = nf_packet(r);
+
+	return nf_head_bytes(r) < p->end || packet_checksum_ok(p);
 }
 
 /* Rewrites the source or destination when the packet leaves. */

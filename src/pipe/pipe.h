@@ -1,19 +1,15 @@
 /*
- * pipe.h - the instance's parts: ports, pipes and their counters.
+ * pipe.h - one pipe: packets through a function to completion, on one thread.
  *
- * A pipe is one thread that runs packets through a function to completion: it
- * receives, runs, submits, settles and transmits, and never blocks in between.
- * Nothing of it is shared with another pipe; what pipes share is in the store.
+ * A pipe receives, runs, submits, settles and transmits, and never blocks in
+ * between.  Nothing of it is shared with another pipe; what pipes share is in the
+ * store.
  */
 #ifndef PIPE_PIPE_H
 #define PIPE_PIPE_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
-
-#include <rte_mbuf.h>
-#include <rte_mempool.h>
 
 #include "nf/nf.h"
 #include "pipe/port.h"
@@ -21,47 +17,92 @@
 
 enum {
 	PIPE_BURST = 64,			/* Packets of one receive. */
-	PIPE_BATCH = 256,			/* New runs in one batch: bench/pipe. */
-	PIPE_MAX_TABLES = STORE_MAX_TABLES,
+	PIPE_BATCH = 128,			/* New runs in one batch: bench/pipe. */
+	PIPE_RESIDENCE_BUCKETS = 512,
 };
 
-/* Written by the pipe alone, read by anyone. */
+/* Where the cycles go. */
+#define PIPE_STAGES(X)                                                           \
+	X(RECEIVE, "receive", "taking packets from the ports")                   \
+	X(RUN, "run", "parsing, and the handler up to its first read")           \
+	X(STORE, "store", "sending frames and receiving replies")                \
+	X(SETTLE, "settle", "the handler with its values, effects and order")    \
+	X(TRANSMIT, "transmit", "giving packets to the ports")
+
+enum pipe_stage {
+#define X(id, name, help) PIPE_STAGE_##id,
+	PIPE_STAGES(X)
+#undef X
+	PIPE_N_STAGES
+};
+
+/* Written by the pipe alone; read by anyone, as it is at that moment. */
 struct pipe_stats {
-	uint64_t received, sent, kept, emitted;
+	uint64_t received, received_bytes, sent, kept, emitted;
 	uint64_t dropped[NF_N_DROPS];
-	uint64_t batches, runs, reruns, conflicts, alerts;
-	uint64_t busy_cycles;			/* In turns that found something to do. */
-	uint64_t residence[64];			/* Packets by log2 steps: stats.c */
+	uint64_t batches, runs, conflicts, parked, alerts;
+	uint64_t cycles[PIPE_N_STAGES];
+	/* Packets by the time from arrival to release, in TSC cycles: see
+	 * pipe_residence_bucket(). */
+	uint64_t residence[PIPE_RESIDENCE_BUCKETS];
+};
+
+/* Eight buckets for each power of two: a bucket is within 12 % of its bound. */
+static inline unsigned int
+pipe_residence_bucket(uint64_t cycles)
+{
+	if (cycles < 8)
+		return cycles;
+
+	unsigned int shift = 60 - __builtin_clzll(cycles);
+
+	return (shift + 1) * 8 + ((cycles >> shift) & 7);
+}
+
+/* The lower bound of a bucket. */
+static inline uint64_t
+pipe_residence_cycles(unsigned int bucket)
+{
+	if (bucket < 8)
+		return bucket;
+	return (uint64_t)(8 + bucket % 8) << (bucket / 8 - 1);
+}
+
+/* What nf_alert() reported, of a run that has ended. */
+struct pipe_alert {
+	struct flow flow;
+	uint32_t id;
+	bool dropped;
 };
 
 struct pipe;
 
 struct pipe_config {
-	unsigned int id;
 	const struct nf *nf;
 	const void *nf_static;
 	struct store *store;			/* The pipe's alone, not closed by it. */
 	struct port *port[2];			/* By nf_side; likewise. */
 };
 
-/* Bytes that the mbufs of every port's pool need as private area: a packet in
- * flight costs no other memory. */
+/* Bytes that mbufs need as private area. */
 unsigned int pipe_private_bytes(void);
 
 int pipe_open(const struct pipe_config *config, struct pipe **out);
-/* Everything in flight is dropped: drain first if that matters. */
+/* What is in flight is dropped, uncounted: drain first. */
 void pipe_close(struct pipe *p);
 
 /* One turn.  Returns whether it found anything to do. */
 bool pipe_turn(struct pipe *p);
 /* From now on nothing is received; what is in flight goes on. */
 void pipe_stop_receiving(struct pipe *p);
-/* Nothing in flight. */
+/* Nothing is in flight. */
 bool pipe_drained(const struct pipe *p);
-/* From the next turn on runs see this state.  The old one is no longer used once
- * pipe_static_in_use() is another. */
+/* The ports have ended and nothing is in flight. */
+bool pipe_ended(const struct pipe *p);
+/* From the next execution on, handlers see this state. */
 void pipe_set_static(struct pipe *p, const void *nf_static);
-const void *pipe_static_in_use(const struct pipe *p);
 const struct pipe_stats *pipe_stats(const struct pipe *p);
+/* Takes up to 'max' alerts; any one thread. */
+unsigned int pipe_alerts(struct pipe *p, struct pipe_alert *out, unsigned int max);
 
 #endif

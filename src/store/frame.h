@@ -3,26 +3,31 @@
  * packets needs, one reply answers it.  No I/O, no state.  docs/protocol.md is
  * its specification.
  *
- * All integers are little-endian, nothing is aligned or padded.
+ * All integers are little-endian.  Everything starts at a multiple of 8 from the
+ * start of the frame or reply and is filled up to one with zeros ('pad'), so that in
+ * an aligned buffer values can be used where they lie.
  *
  *   request   head, then operations
  *     head    u32 magic, u32 n_bytes (of the whole frame), u64 generation,
  *             u64 client, u64 id
- *     READ    u8 op, u8 table, u8 key_bytes, u8 0, key            (PEEK alike)
- *     GROUP   u8 op, u8 n_ops, u16 0, u64 version; then its n_ops operations:
- *       CHECK u8 op, u8 table, u8 key_bytes, u8 0, u64 version (0: absent), key
+ *     READ    u8 op, u8 table, u8 key_bytes, u8 0, key, pad          (PEEK alike)
+ *     GROUP   u8 op, u8 n_ops, u16 0, u32 0, u64 version; then its n_ops operations:
+ *       CHECK u8 op, u8 table, u8 key_bytes, u8 0, u32 0, u64 version (0: absent),
+ *             key, pad
  *       PUT   u8 op, u8 table, u8 key_bytes, u8 format, u16 value_bytes, u16 0,
- *             u32 idle_ms (0: for ever), key, value
- *       DELETE u8 op, u8 table, u8 key_bytes, u8 0, key
+ *             u32 idle_ms (0: for ever), u32 0, value, pad, key, pad
+ *       DELETE u8 op, u8 table, u8 key_bytes, u8 0, key, pad
  *   reply     head: u32 magic, u32 n_bytes, u64 id; then one answer for each READ,
  *             PEEK and GROUP, in order
- *     read    u8 FRAME_MISS, u8 0, u16 0
- *             u8 FRAME_HIT, u8 format, u16 value_bytes, u64 version, value
- *     group   u8 FRAME_APPLIED, FRAME_CONFLICT or FRAME_REFUSED, u8 0, u16 0
+ *     read    u8 FRAME_MISS, u8 0, u16 0, u32 0
+ *             u8 FRAME_HIT, u8 format, u16 value_bytes, u32 0, u64 version, value, pad
+ *     group   u8 FRAME_APPLIED, FRAME_CONFLICT or FRAME_REFUSED, u8 0, u16 0, u32 0
  */
 #ifndef STORE_FRAME_H
 #define STORE_FRAME_H
 
+#include <assert.h>
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -33,8 +38,8 @@
 #define FRAME_REPLY_MAGIC 0x01524e53u		/* "SNR\1" */
 
 enum {
-	FRAME_MAX_BYTES = 1 << 20,		/* Of a request; a reply may be longer. */
-	FRAME_MAX_REPLY_BYTES = 4 << 20,
+	FRAME_MAX_BYTES = 4 << 20,		/* Of a request; a reply may be longer. */
+	FRAME_MAX_REPLY_BYTES = 16 << 20,
 	FRAME_MAX_KEY = 64,
 	FRAME_MAX_VALUE = 2048,
 	FRAME_MAX_GROUP_OPS = 32,
@@ -130,6 +135,24 @@ frame_finish(struct frame *f, uint64_t generation, uint64_t client, uint64_t id)
 	memcpy(f->start, &h, sizeof(h));
 }
 
+#define FRAME_PAD(bytes) (((bytes) + 7u) & ~7u)
+
+/* Copies 'bytes' to 'to' and fills up with zeros.  Returns where the next thing
+ * goes. */
+static inline uint8_t *
+frame_copy(uint8_t *to, const void *from, unsigned int bytes)
+{
+	uint64_t word = 0;
+
+	for (; bytes >= 8; to += 8, bytes -= 8, from = (const uint8_t *)from + 8)
+		memcpy(to, from, 8);
+	if (bytes == 0)
+		return to;
+	memcpy(&word, from, bytes);
+	memcpy(to, &word, 8);
+	return to + 8;
+}
+
 /* Returns where the key was put, NULL if there is no room. */
 static inline const uint8_t *
 frame_key_op(struct frame *f, enum frame_op_kind kind, uint8_t table, const void *key,
@@ -137,11 +160,12 @@ frame_key_op(struct frame *f, enum frame_op_kind kind, uint8_t table, const void
 {
 	uint8_t *at = f->at;
 
-	if (frame_room(f) < 4u + key_bytes)
+	if (frame_room(f) < FRAME_PAD(4u + key_bytes))
 		return NULL;
+	f->at += FRAME_PAD(4u + key_bytes);
+	memset(f->at - 8, 0, 8);
 	memcpy(at, (uint8_t[4]){ kind, table, key_bytes, 0 }, 4);
 	memcpy(at + 4, key, key_bytes);
-	f->at = at + 4 + key_bytes;
 	return at + 4;
 }
 
@@ -157,17 +181,17 @@ frame_delete(struct frame *f, uint8_t table, const void *key, uint8_t key_bytes)
 	return frame_key_op(f, FRAME_DELETE, table, key, key_bytes);
 }
 
-/* Starts a group.  Returns where it is, for frame_group_end(). */
+/* Starts a group.  Returns where it is, for frame_group_end(); NULL: no room. */
 static inline uint8_t *
 frame_group(struct frame *f, uint64_t version)
 {
 	uint8_t *at = f->at;
 
-	if (frame_room(f) < 12)
+	if (frame_room(f) < 16)
 		return NULL;
-	memcpy(at, (uint8_t[4]){ FRAME_GROUP }, 4);
-	memcpy(at + 4, &version, 8);
-	f->at = at + 12;
+	memcpy(at, (uint8_t[8]){ FRAME_GROUP }, 8);
+	memcpy(at + 8, &version, 8);
+	f->at = at + 16;
 	return at;
 }
 
@@ -183,32 +207,29 @@ frame_check(struct frame *f, uint8_t table, const void *key, uint8_t key_bytes,
 {
 	uint8_t *at = f->at;
 
-	if (frame_room(f) < 12u + key_bytes)
+	if (frame_room(f) < 16 + FRAME_PAD(key_bytes))
 		return false;
-	memcpy(at, (uint8_t[4]){ FRAME_CHECK, table, key_bytes, 0 }, 4);
-	memcpy(at + 4, &version, 8);
-	memcpy(at + 12, key, key_bytes);
-	f->at = at + 12 + key_bytes;
+	memcpy(at, (uint8_t[8]){ FRAME_CHECK, table, key_bytes }, 8);
+	memcpy(at + 8, &version, 8);
+	f->at = frame_copy(at + 16, key, key_bytes);
 	return true;
 }
 
-/* Returns where the key was put, the value right behind it; NULL: no room. */
+/* Returns where the value was put, FRAME_PAD(value_bytes) before the key; NULL: no
+ * room. */
 static inline const uint8_t *
 frame_put(struct frame *f, uint8_t table, const void *key, uint8_t key_bytes,
 	  uint8_t format, const void *value, uint16_t value_bytes, uint32_t idle_ms)
 {
 	uint8_t *at = f->at;
 
-	if (frame_room(f) < 12u + key_bytes + value_bytes)
+	if (frame_room(f) < 16 + FRAME_PAD(key_bytes) + FRAME_PAD(value_bytes))
 		return NULL;
 	memcpy(at, (uint8_t[4]){ FRAME_PUT, table, key_bytes, format }, 4);
-	memcpy(at + 4, &value_bytes, 2);
-	memset(at + 6, 0, 2);
-	memcpy(at + 8, &idle_ms, 4);
-	memcpy(at + 12, key, key_bytes);
-	memcpy(at + 12 + key_bytes, value, value_bytes);
-	f->at = at + 12 + key_bytes + value_bytes;
-	return at + 12;
+	memcpy(at + 4, (uint16_t[2]){ value_bytes, 0 }, 4);
+	memcpy(at + 8, (uint32_t[2]){ idle_ms, 0 }, 8);
+	f->at = frame_copy(frame_copy(at + 16, value, value_bytes), key, key_bytes);
+	return at + 16;
 }
 
 /* Takes the head off a frame of exactly 'bytes' bytes and sets 'c' to its
@@ -238,6 +259,10 @@ struct frame_limits {
 int frame_validate(struct frame_cursor c, const struct frame_limits *tables,
 		   unsigned int n_tables, struct frame_shape *shape);
 
+/* Replaces the table of every operation in a frame that the caller wrote by ids[table];
+ * tables from 'n_ids' on keep theirs. */
+void frame_map_tables(struct frame *f, const uint8_t *ids, unsigned int n_ids);
+
 /* Takes the head off a reply, as frame_open() does. */
 int frame_reply_open(const void *reply, size_t bytes, struct frame_reply_head *head,
 		     struct frame_cursor *c);
@@ -248,22 +273,22 @@ frame_reply_next(struct frame_cursor *c, struct frame_value *v)
 {
 	size_t left = (size_t)(c->end - c->at);
 
-	if (left < 4)
-		return left == 0 ? 0 : -74 /* -EBADMSG */;
+	if (left < 8)
+		return left == 0 ? 0 : -EBADMSG;
 	v->answer = c->at[0];
 	v->format = c->at[1];
 	memcpy(&v->value_bytes, c->at + 2, 2);
 	if (v->answer != FRAME_HIT) {
 		v->version = 0;
 		v->value = NULL;
-		c->at += 4;
-		return v->answer <= FRAME_REFUSED ? 1 : -74;
+		c->at += 8;
+		return v->answer <= FRAME_REFUSED ? 1 : -EBADMSG;
 	}
-	if (left < 12u + v->value_bytes)
-		return -74;
-	memcpy(&v->version, c->at + 4, 8);
-	v->value = c->at + 12;
-	c->at += 12 + v->value_bytes;
+	if (left < 16 + FRAME_PAD(v->value_bytes))
+		return -EBADMSG;
+	memcpy(&v->version, c->at + 8, 8);
+	v->value = c->at + 16;
+	c->at += 16 + FRAME_PAD(v->value_bytes);
 	return 1;
 }
 

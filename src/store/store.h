@@ -6,7 +6,8 @@
  * poll() gives it back, and then to the caller again until free().  Between
  * batch() and submit() the caller writes operations into 'request' (frame.h),
  * naming tables by their index in what open() was given; after poll() it takes
- * answers off 'reply'.  Both live until free().
+ * answers off 'reply'.  Both live until free(), and both start at a multiple of 8, as
+ * frame.h needs for values to be usable where they lie.
  */
 #ifndef STORE_STORE_H
 #define STORE_STORE_H
@@ -32,7 +33,8 @@ struct store_batch {
 	struct frame request;
 	struct frame_cursor reply;
 	int error;				/* 0; -ETIMEDOUT: nobody knows whether it
-						 * was applied. */
+						 * was applied; -EBADMSG: it was not, its
+						 * frame is wrong. */
 	void *owner;				/* The caller's. */
 };
 
@@ -76,6 +78,10 @@ struct store_ops {
 struct store {
 	const struct store_ops *ops;
 };
+
+/* The backends. */
+extern const struct store_ops store_embedded_ops;
+extern const struct store_ops store_valkey_ops, store_valkey_unix_ops;
 
 /* Picks the backend by the scheme of options->url. */
 int store_open(const struct store_options *options, const struct store_table *tables,

@@ -1,0 +1,64 @@
+/*
+ * nf.c - the registry: the functions that were built in, and their tables.
+ *
+ * nf_list.h is made by meson from the list of functions in meson.build.  Tables
+ * register themselves: NF_TABLE puts a pointer to each into the linker's section
+ * "nf_tables", and its owner is the file it stands in.
+ */
+#include "nf/nf.h"
+
+#include "nf_list.h"
+
+#define X(function) extern const struct nf nf_##function;
+NF_LIST(X)
+#undef X
+
+static const struct nf *const functions[] = {
+#define X(function) &nf_##function,
+	NF_LIST(X)
+#undef X
+};
+
+/* Made by the linker: the bounds of the section. */
+extern struct nf_table *const __start_nf_tables[];
+extern struct nf_table *const __stop_nf_tables[];
+
+const struct nf *
+nf_find(const char *name)
+{
+	for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++)
+		if (strcmp(functions[i]->name, name) == 0)
+			return functions[i];
+	return NULL;
+}
+
+const char *
+nf_names(void)
+{
+#define X(function) ", " #function
+	return &NF_LIST(X)[2];
+#undef X
+}
+
+static bool
+owned_by(const struct nf_table *t, const struct nf *nf)
+{
+	size_t n = strlen(nf->name);
+
+	return strncmp(t->owner, nf->name, n) == 0 && strcmp(t->owner + n, ".c") == 0;
+}
+
+unsigned int
+nf_tables(const struct nf *nf, unsigned int first, struct nf_table **tables,
+	  unsigned int max)
+{
+	unsigned int n = 0;
+
+	for (struct nf_table *const *t = __start_nf_tables; t < __stop_nf_tables; t++) {
+		if (!owned_by(*t, nf) || n == max)
+			continue;
+		(*t)->index = (uint8_t)(first + n);
+		tables[n++] = *t;
+	}
+	return n;
+}

@@ -1,0 +1,77 @@
+/*
+ * instance.h - an instance: one process, one function, its ports and its pipes.
+ */
+#ifndef PIPE_INSTANCE_H
+#define PIPE_INSTANCE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/config.h"
+#include "pipe/eal.h"
+#include "pipe/pipe.h"
+
+/* Exit codes of the programs. */
+enum {
+	INSTANCE_OK = 0,
+	INSTANCE_FAILED = 1,
+	INSTANCE_USAGE = 2,
+};
+
+/* What an instance's file says. */
+struct settings {
+	struct config *config;			/* Owns all strings here. */
+	const struct nf *nf;
+	void *nf_options, *nf_static;
+	char *function, *store, *metrics, *alerts;
+	char *port[2];				/* By nf_side. */
+	uint64_t store_timeout_ms;
+	uint64_t pipes_min, pipes_max;
+	uint64_t memory_mb;
+	int hugepages;				/* enum eal_huge */
+	int pace;				/* 1: a capture's own. */
+	int log_level;
+};
+
+/* Reads and checks a file, its function's section too; on failure prints why, each
+ * "FILE:LINE: what, what would be right", and returns a negative errno. */
+int settings_load(const char *path, struct settings **out);
+void settings_free(struct settings *s);		/* NULL is ignored. */
+
+/* Runs until SIGTERM or SIGINT, or until the ports have ended.  Returns an exit code. */
+int instance_run(const char *path);
+/* Checks the file and does nothing else. */
+int instance_check(const char *path);
+
+/* stats.c: the counters of all pipes together, for people and machines. */
+struct stats_source {
+	const struct ports *ports;
+	struct pipe *const *pipe;
+	unsigned int n_pipes;
+	struct store *const *store;
+	const char *function;
+};
+
+/* Serves them on DPDK's telemetry socket as /snf/stats; 'source' stays the caller's
+ * and must outlive the process' answers. */
+void stats_serve(const struct stats_source *source);
+/* What happened, for the log. */
+void stats_log(const struct stats_source *source);
+/* Writes an alert to 'f', as a line of Suricata's EVE JSON. */
+void stats_alert(FILE *f, const struct pipe_alert *alert);
+
+/* A pipe's thread: turns, and sleeps when there is nothing to do. */
+struct worker;
+int worker_start(const struct pipe_config *config, struct worker **out);
+struct pipe *worker_pipe(struct worker *w);
+/* The ports have ended and all is settled. */
+bool worker_ended(const struct worker *w);
+/* Handlers see 'nf_static' from now on; returns when none uses the old one. */
+void worker_set_static(struct worker *w, const void *nf_static);
+/* Receives no more, lets what is in flight finish for at most 'drain_ms', and ends the
+ * thread; its pipe's counters stay until worker_free(). */
+void worker_stop(struct worker *w, uint64_t drain_ms);
+void worker_free(struct worker *w);
+
+#endif

@@ -1,0 +1,325 @@
+/*
+ * order.c - which runs wait for which.
+ *
+ * Jobs come back in the order they were sent and their runs decide in that order, so
+ * nearly every run may decide and leave at once, and nothing here is touched.  Three
+ * things make others wait:
+ *
+ *   lane       A run that is not decided at its turn (it needs a second trip, or lost
+ *              a race) holds up the later runs of its connection: they are parked and
+ *              start from the top when it has decided.
+ *   overlay    What a run wrote is seen by later runs at once, although the store has
+ *              not acknowledged it.  Versions are chosen here, so a later write can
+ *              name the unacknowledged version that it builds on: if the earlier
+ *              group fails, the later one fails by itself.
+ *   commit     A run that wrote, or saw what is in the overlay, or has such a run of
+ *              its own connection before it, leaves from the commit queue, in order.
+ *              If a group failed, runs that only looked at it are doomed: they are run
+ *              again.
+ *
+ * Tables are open addressing with linear probing; entries are few and short-lived.
+ */
+#include "pipe/run.h"
+
+#include "base/hash.h"
+
+void
+order_init(struct order *o, uint64_t seed)
+{
+	memset(o, 0, sizeof(*o));
+	o->seed = seed;
+}
+
+static uint64_t
+lane_hash(struct order *o, struct nf_run *r)
+{
+	if (r->lane_hash == 0) {
+		const struct flow *f = nf_connection(r);
+
+		r->lane_hash = hash_bytes(f, flow_bytes(f), o->seed) | 1;
+	}
+	return r->lane_hash;
+}
+
+/* The lane of r's connection, NULL if there is none. */
+static struct lane *
+lane_find(struct order *o, struct nf_run *r)
+{
+	if (o->n_lanes == 0)
+		return NULL;
+
+	uint64_t hash = lane_hash(o, r);
+	unsigned int i = (hash >> 1) % ORDER_LANES;
+
+	while (o->lane[i].hash != 0) {
+		if (o->lane[i].hash == hash)
+			return &o->lane[i];
+		i = (i + 1) % ORDER_LANES;
+	}
+	return NULL;
+}
+
+static struct lane *
+lane_make(struct order *o, struct nf_run *r)
+{
+	uint64_t hash = lane_hash(o, r);
+	unsigned int i = (hash >> 1) % ORDER_LANES;
+
+	while (o->lane[i].hash != 0) {
+		if (o->lane[i].hash == hash)
+			return &o->lane[i];
+		i = (i + 1) % ORDER_LANES;
+	}
+	/* At most PIPE_MAX_LIVE runs have a lane: there is always a free one. */
+	o->lane[i] = (struct lane){ .hash = hash };
+	o->n_lanes++;
+	return &o->lane[i];
+}
+
+/* Frees the lane if nobody is in it any more, closing the gap in the probe chain. */
+static void
+lane_release(struct order *o, struct lane *l)
+{
+	if (l->late != NULL || l->n_committing > 0)
+		return;
+
+	unsigned int gap = l - o->lane;
+
+	o->n_lanes--;
+	for (unsigned int i = (gap + 1) % ORDER_LANES; o->lane[i].hash != 0;
+	     i = (i + 1) % ORDER_LANES) {
+		unsigned int home = (o->lane[i].hash >> 1) % ORDER_LANES;
+
+		if ((i - home) % ORDER_LANES >= (i - gap) % ORDER_LANES) {
+			o->lane[gap] = o->lane[i];
+			gap = i;
+		}
+	}
+	o->lane[gap].hash = 0;
+}
+
+static void
+restart(struct order *o, struct nf_run *r)
+{
+	r->state = RUN_READING;
+	r->next = NULL;
+	if (o->restart_tail != NULL)
+		o->restart_tail->next = r;
+	else
+		o->restart_head = r;
+	o->restart_tail = r;
+}
+
+struct nf_run *
+order_next_restart(struct order *o)
+{
+	struct nf_run *r = o->restart_head;
+
+	if (r == NULL)
+		return NULL;
+	o->restart_head = r->next;
+	if (o->restart_head == NULL)
+		o->restart_tail = NULL;
+	r->next = NULL;
+	return r;
+}
+
+void
+order_late(struct order *o, struct nf_run *r)
+{
+	if (r->late)
+		return;
+
+	struct nf_run **at = &lane_make(o, r)->late;
+
+	while (*at != NULL && (*at)->sequence < r->sequence)
+		at = &(*at)->late_next;
+	r->late_next = *at;
+	*at = r;
+	r->late = true;
+}
+
+void
+order_retry(struct order *o, struct nf_run *r)
+{
+	order_late(o, r);
+	r->state = RUN_PARKED;
+	if (lane_find(o, r)->late == r)
+		restart(o, r);
+}
+
+bool
+order_park(struct order *o, struct nf_run *r)
+{
+	struct lane *l = lane_find(o, r);
+
+	if (l == NULL || l->late == NULL || l->late == r)
+		return false;
+	order_late(o, r);
+	r->state = RUN_PARKED;
+	return true;
+}
+
+void
+order_decided(struct order *o, struct nf_run *r)
+{
+	if (!r->late)
+		return;
+
+	struct lane *l = lane_find(o, r);
+	struct nf_run **at = &l->late;
+
+	while (*at != r)
+		at = &(*at)->late_next;
+	*at = r->late_next;
+	r->late = false;
+	if (l->late != NULL && l->late->state == RUN_PARKED)
+		restart(o, l->late);
+	lane_release(o, l);
+}
+
+bool
+order_committing(struct order *o, struct nf_run *r)
+{
+	struct lane *l = lane_find(o, r);
+
+	return l != NULL && l->n_committing > 0;
+}
+
+/* The slot that holds a write of that key, or the free one where it would go. */
+static struct run_write **
+overlay_slot(struct order *o, uint64_t hash, uint8_t table, const void *key,
+	     uint8_t key_bytes)
+{
+	unsigned int i = hash % ORDER_OVERLAY;
+
+	while (o->overlay[i] != NULL) {
+		const struct run_write *w = o->overlay[i];
+
+		if (w->hash == hash && w->table == table && w->key_bytes == key_bytes &&
+		    memcmp(w->key, key, key_bytes) == 0)
+			break;
+		i = (i + 1) % ORDER_OVERLAY;
+	}
+	return &o->overlay[i];
+}
+
+static void
+overlay_add(struct order *o, struct run_write *w)
+{
+	w->hash = hash_bytes(w->key, w->key_bytes, o->seed + w->table);
+
+	struct run_write **slot =
+		overlay_slot(o, w->hash, w->table, w->key, w->key_bytes);
+
+	if (*slot == NULL)
+		o->n_overlay++;
+	*slot = w;
+}
+
+static void
+overlay_remove(struct order *o, struct run_write *w)
+{
+	struct run_write **slot =
+		overlay_slot(o, w->hash, w->table, w->key, w->key_bytes);
+
+	if (*slot != w)				/* A later run wrote it again. */
+		return;
+
+	unsigned int gap = slot - o->overlay;
+
+	o->n_overlay--;
+	for (unsigned int i = (gap + 1) % ORDER_OVERLAY; o->overlay[i] != NULL;
+	     i = (i + 1) % ORDER_OVERLAY) {
+		unsigned int home = o->overlay[i]->hash % ORDER_OVERLAY;
+
+		if ((i - home) % ORDER_OVERLAY >= (i - gap) % ORDER_OVERLAY) {
+			o->overlay[gap] = o->overlay[i];
+			gap = i;
+		}
+	}
+	o->overlay[gap] = NULL;
+}
+
+void
+order_overlay(struct order *o, struct nf_run *r)
+{
+	if (o->n_overlay == 0)
+		return;
+	for (unsigned int i = 0; i < r->n_fetched; i++) {
+		struct run_value *v = &r->value[i];
+		uint64_t hash = hash_bytes(v->key, v->key_bytes, o->seed + v->table);
+		const struct run_write *w =
+			*overlay_slot(o, hash, v->table, v->key, v->key_bytes);
+
+		if (w == NULL)
+			continue;
+		v->value = w->value;
+		v->value_bytes = w->value_bytes;
+		v->format = w->format;
+		v->version = w->value != NULL ? w->version : 0;
+		v->unacknowledged = w->version;
+		r->speculative = true;
+	}
+}
+
+void
+order_commit(struct order *o, struct nf_run *r)
+{
+	r->state = RUN_COMMITTING;
+	r->doomed = false;
+	r->next = NULL;
+	if (o->commit_tail != NULL)
+		o->commit_tail->next = r;
+	else
+		o->commit_head = r;
+	o->commit_tail = r;
+	lane_make(o, r)->n_committing++;
+	if (!r->has_group) {
+		o->n_speculative += r->speculative;
+		return;
+	}
+	for (unsigned int i = 0; i < r->n_writes; i++)
+		overlay_add(o, &r->write[i]);
+}
+
+/* Dooms the runs that looked at what the failed group wrote. */
+static void
+doom(struct order *o, uint64_t version)
+{
+	if (o->n_speculative == 0)
+		return;
+	for (struct nf_run *r = o->commit_head; r != NULL; r = r->next) {
+		for (unsigned int i = 0; i < r->n_asked; i++) {
+			if (r->value[i].unacknowledged == version)
+				r->doomed = true;
+		}
+	}
+}
+
+struct nf_run *
+order_next_committed(struct order *o)
+{
+	struct nf_run *r = o->commit_head;
+
+	if (r == NULL || (r->has_group && r->fate == RUN_UNKNOWN))
+		return NULL;
+	o->commit_head = r->next;
+	if (o->commit_head == NULL)
+		o->commit_tail = NULL;
+	r->next = NULL;
+
+	struct lane *l = lane_find(o, r);
+
+	l->n_committing--;
+	lane_release(o, l);
+	if (!r->has_group) {
+		o->n_speculative -= r->speculative;
+		return r;
+	}
+	for (unsigned int i = 0; i < r->n_writes; i++)
+		overlay_remove(o, &r->write[i]);
+	if (r->fate != RUN_APPLIED)
+		doom(o, r->group_version);
+	return r;
+}

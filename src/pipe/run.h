@@ -1,0 +1,206 @@
+/*
+ * run.h - runs, and the batches they travel in: what pipe.c, run.c and order.c share.
+ *
+ * A run is one execution of a handler for one packet, from arrival to release.  It
+ * lives in the packet's private area, so a packet in flight costs no allocation.
+ *
+ *   arrive -> READING -> decided -> released                    the common way
+ *                 |         +-> COMMITTING -> released          it wrote, or saw what
+ *                 |                 |                           is not yet acknowledged
+ *                 +-> PARKED <------+ (conflict)                an earlier run of its
+ *                        +-> READING again                      flow is undecided
+ */
+#ifndef PIPE_RUN_H
+#define PIPE_RUN_H
+
+#include "pipe/pipe.h"
+
+enum {
+	RUN_MAX_TRIPS = 8,			/* Then the packet is dropped. */
+	RUN_MAX_ALERTS = 4,
+	/* All that a run writes: one packet's worth and its bookkeeping. */
+	RUN_WRITE_BYTES = 6 * 1024,
+	/* The most that one run adds to a frame: its group, or its reads. */
+	RUN_FRAME_BYTES = 8 * 1024,
+	JOB_MAX_ENTRIES = FRAME_MAX_BYTES / RUN_FRAME_BYTES,
+	PIPE_MAX_LIVE = 4096,			/* Runs between arrival and release. */
+};
+
+static_assert(RUN_FRAME_BYTES >= RUN_WRITE_BYTES + 16 +
+		      NF_MAX_READS * (16 + NF_MAX_KEY_BYTES),
+	      "a group with all its checks fits");
+static_assert(JOB_MAX_ENTRIES >= 2 * PIPE_BATCH, "a batch and its writes fit");
+
+enum run_state {
+	RUN_READING,				/* In a job, or about to be. */
+	RUN_DECIDED,				/* At once, without reads; in a job. */
+	RUN_PARKED,				/* Waits for an earlier run of its flow. */
+	RUN_COMMITTING,				/* In the commit queue. */
+};
+
+enum run_fate {
+	RUN_UNKNOWN,
+	RUN_APPLIED,
+	RUN_CONFLICT,
+	RUN_REFUSED,
+	RUN_LOST,				/* The store did not answer. */
+};
+
+/* One value that a run asked for. */
+struct run_value {
+	const uint8_t *key;			/* In the request that asks for it. */
+	const uint8_t *value;			/* NULL: absent. */
+	uint64_t version;			/* 0: absent. */
+	uint16_t value_bytes;
+	uint8_t table, key_bytes, format;
+	bool touch;
+	uint64_t unacknowledged;		/* The group that wrote it, if from the overlay. */
+};
+
+/* One record that a run wrote. */
+struct run_write {
+	const uint8_t *key, *value;		/* In the frame; value NULL: deleted. */
+	uint64_t hash, version;
+	uint16_t value_bytes;
+	uint8_t table, key_bytes, format;
+};
+
+struct nf_run {
+	/* Set at arrival, constant after. */
+	struct pipe *pipe;
+	struct rte_mbuf *mbuf;
+	uint64_t arrived;			/* TSC. */
+	uint64_t sequence;			/* Of arrival at the pipe. */
+	struct packet packet;
+
+	/* Reset before each execution: a run that waits leaves no trace. */
+	uint8_t n_asked;			/* Reads of this execution. */
+	uint8_t n_pending;			/* Those not here. */
+	uint8_t n_writes;
+	uint8_t n_alerts;
+	uint8_t drop;				/* enum nf_drop */
+	bool set_src, set_dst;
+	bool unreadable;			/* A value is of another format. */
+
+	/* Of its way through the pipe. */
+	uint8_t side;				/* enum nf_side: where it came in. */
+	uint8_t state;				/* enum run_state */
+	uint8_t verdict;			/* enum nf_verdict */
+	uint8_t n_fetched;			/* Values that the next execution finds. */
+	uint8_t first;				/* Index of the value asked for first. */
+	uint8_t trips;
+	uint8_t attempt;			/* Rises with every conflict. */
+	uint8_t fate;				/* enum run_fate, of its group. */
+	bool has_group;
+	bool late;				/* Listed in its flow's lane. */
+	bool speculative;			/* Saw what is not acknowledged... */
+	bool doomed;				/* ...and never will be. */
+	bool has_connection;
+	uint64_t group_version;
+	uint64_t lane_hash;			/* Of its connection; 0: not made yet. */
+	struct nf_run *next;			/* In the commit queue or restart list. */
+	struct nf_run *late_next;
+	struct rte_mbuf *emitted;		/* Own packets, linked by emitted_next. */
+	struct rte_mbuf *emitted_next;		/* Of a packet that is itself emitted. */
+
+	struct run_value value[NF_MAX_READS];
+	struct run_write write[NF_MAX_WRITES];
+	struct endpoint src, dst;
+	struct flow connection;
+	uint32_t alert[RUN_MAX_ALERTS];
+};
+
+static inline struct nf_run *
+run_of(struct rte_mbuf *m)
+{
+	return (struct nf_run *)rte_mbuf_to_priv(m);
+}
+
+/* A batch and whose operations it carries: entry i's answers come before those of
+ * entry i + 1. */
+struct job {
+	struct store_batch *batch;
+	unsigned int n_entries;
+	unsigned int n_new;			/* Of packets that just arrived. */
+	unsigned int n_ops;			/* 0: nothing to ask. */
+	struct nf_run *entry[JOB_MAX_ENTRIES];
+};
+
+/* order.c: which runs have to wait for which.  See there. */
+struct lane {
+	uint64_t hash;				/* Of the connection; 0: free. */
+	struct nf_run *late;			/* By arrival; only the first may decide. */
+	unsigned int n_committing;
+};
+
+enum {
+	ORDER_LANES = 2 * PIPE_MAX_LIVE,
+	ORDER_OVERLAY = 8 * PIPE_MAX_LIVE,
+};
+
+struct order {
+	unsigned int n_lanes, n_overlay;
+	unsigned int n_speculative;		/* Without a group, in the commit queue. */
+	uint64_t seed;
+	struct nf_run *commit_head, *commit_tail;
+	struct nf_run *restart_head, *restart_tail;
+	struct lane lane[ORDER_LANES];
+	struct run_write *overlay[ORDER_OVERLAY];
+};
+
+/* Nothing is undecided or unacknowledged: nobody has to wait. */
+static inline bool
+order_quiet(const struct order *o)
+{
+	return o->n_lanes == 0;
+}
+
+void order_init(struct order *o, uint64_t seed);
+/* Whether 'r' has to wait for an earlier run of its connection; if so it is parked
+ * and comes back on the restart list. */
+bool order_park(struct order *o, struct nf_run *r);
+/* 'r' is not decided yet and later runs of its connection have to wait for it. */
+void order_late(struct order *o, struct nf_run *r);
+/* The same for one that has to start again from the top: it goes to the restart list
+ * as soon as no earlier run of its connection is undecided. */
+void order_retry(struct order *o, struct nf_run *r);
+/* 'r' has decided: the next late run of its connection may go. */
+void order_decided(struct order *o, struct nf_run *r);
+/* Whether a run of the same connection waits for its commit. */
+bool order_committing(struct order *o, struct nf_run *r);
+/* Puts 'r' and its writes in the commit queue. */
+void order_commit(struct order *o, struct nf_run *r);
+/* Takes the first of the commit queue whose fate is known, or NULL.  Its writes are
+ * out of the overlay; runs that saw writes which failed are doomed. */
+struct nf_run *order_next_committed(struct order *o);
+/* Replaces values by what earlier runs wrote and nobody has acknowledged; if there
+ * are any, the run is speculative. */
+void order_overlay(struct order *o, struct nf_run *r);
+/* Runs to be started from the top, in order; NULL: none. */
+struct nf_run *order_next_restart(struct order *o);
+
+/* run.c: one execution. */
+struct run_context {
+	struct frame *request;			/* Reads go here at once... */
+	struct frame writes;			/* ...writes only if it decides. */
+	uint64_t next_version;
+	const struct nf *nf;
+	const void *nf_static;
+	uint64_t secret;			/* For nf_random(). */
+};
+
+struct run_context *pipe_run_context(struct pipe *p);
+void pipe_count_drop(struct pipe *p, enum nf_drop reason);
+
+/* Calls the handler.  Reads that are not here are in the frame afterwards; writes
+ * are in c->writes. */
+enum nf_verdict run_execute(struct run_context *c, struct nf_run *r);
+/* After NF_WAIT: asks again for what was here, as it all has to be of one moment. */
+void run_ask_again(struct run_context *c, struct nf_run *r);
+/* After a verdict with writes: puts the group in the frame. */
+void run_put_group(struct run_context *c, struct nf_run *r);
+/* Rewrites the packet as the run said. */
+void run_rewrite(struct nf_run *r);
+void run_free_emitted(struct nf_run *r);
+
+#endif

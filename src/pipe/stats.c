@@ -1,0 +1,160 @@
+/*
+ * stats.c - counters for people and machines: the log at the end, DPDK's telemetry
+ * socket (dpdk-telemetry.py, command /snf/stats), and alerts as EVE JSON lines.
+ *
+ * Pipes write their counters without locks and readers add them up as they are: each
+ * is right, together they may be of slightly different moments.
+ */
+#include "pipe/instance.h"
+
+#include <arpa/inet.h>
+#include <inttypes.h>
+#include <time.h>
+
+#include <rte_cycles.h>
+#include <rte_telemetry.h>
+
+#include "base/log.h"
+
+static const struct {
+	const char *name, *help;
+} drops[NF_N_DROPS] = {
+#define X(id, name, help) { name, help },
+	NF_DROPS(X)
+#undef X
+};
+
+static const char *const stages[PIPE_N_STAGES] = {
+#define X(id, name, help) name,
+	PIPE_STAGES(X)
+#undef X
+};
+
+static const struct stats_source *served;
+
+static void
+add(struct pipe_stats *sum, const struct pipe_stats *s)
+{
+	const uint64_t *from = (const uint64_t *)s;
+	uint64_t *to = (uint64_t *)sum;
+
+	static_assert(sizeof(*s) % sizeof(*from) == 0, "nothing but counters");
+	for (size_t i = 0; i < sizeof(*s) / sizeof(*from); i++)
+		to[i] += __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+}
+
+static void
+collect(const struct stats_source *source, struct pipe_stats *sum)
+{
+	memset(sum, 0, sizeof(*sum));
+	for (unsigned int i = 0; i < source->n_pipes; i++)
+		add(sum, pipe_stats(source->pipe[i]));
+}
+
+/* The residence time, in nanoseconds, that 'share' of the packets stayed below. */
+static uint64_t
+residence_ns(const struct pipe_stats *s, double share)
+{
+	uint64_t total = 0, seen = 0;
+
+	for (unsigned int i = 0; i < PIPE_RESIDENCE_BUCKETS; i++)
+		total += s->residence[i];
+	for (unsigned int i = 0; i < PIPE_RESIDENCE_BUCKETS; i++) {
+		seen += s->residence[i];
+		if (seen > 0 && (double)seen >= share * (double)total)
+			return pipe_residence_cycles(i + 1) * 1e9 / rte_get_tsc_hz();
+	}
+	return 0;
+}
+
+static int
+answer_stats(const char *command, const char *parameters, struct rte_tel_data *d)
+{
+	struct rte_tel_data *dropped = rte_tel_data_alloc();
+	struct rte_tel_data *cycles = rte_tel_data_alloc();
+	struct pipe_stats s;
+
+	(void)command, (void)parameters;
+	if (served == NULL || dropped == NULL || cycles == NULL) {
+		rte_tel_data_free(dropped);
+		rte_tel_data_free(cycles);
+		return -1;
+	}
+	collect(served, &s);
+	rte_tel_data_start_dict(d);
+	rte_tel_data_add_dict_string(d, "function", served->function);
+	rte_tel_data_add_dict_u64(d, "received", s.received);
+	rte_tel_data_add_dict_u64(d, "received_bytes", s.received_bytes);
+	rte_tel_data_add_dict_u64(d, "sent", s.sent);
+	rte_tel_data_add_dict_u64(d, "kept", s.kept);
+	rte_tel_data_add_dict_u64(d, "emitted", s.emitted);
+	rte_tel_data_add_dict_u64(d, "missed", ports_missed(served->ports));
+	rte_tel_data_add_dict_u64(d, "batches", s.batches);
+	rte_tel_data_add_dict_u64(d, "runs", s.runs);
+	rte_tel_data_add_dict_u64(d, "conflicts", s.conflicts);
+	rte_tel_data_add_dict_u64(d, "parked", s.parked);
+	rte_tel_data_add_dict_u64(d, "alerts", s.alerts);
+	rte_tel_data_add_dict_u64(d, "residence_p50_ns", residence_ns(&s, 0.5));
+	rte_tel_data_add_dict_u64(d, "residence_p99_ns", residence_ns(&s, 0.99));
+	rte_tel_data_start_dict(dropped);
+	for (unsigned int i = 0; i < NF_N_DROPS; i++)
+		rte_tel_data_add_dict_u64(dropped, drops[i].name, s.dropped[i]);
+	rte_tel_data_start_dict(cycles);
+	for (unsigned int i = 0; i < PIPE_N_STAGES; i++)
+		rte_tel_data_add_dict_u64(cycles, stages[i], s.cycles[i]);
+	rte_tel_data_add_dict_container(d, "dropped", dropped, 0);
+	rte_tel_data_add_dict_container(d, "cycles", cycles, 0);
+	return 0;
+}
+
+void
+stats_serve(const struct stats_source *source)
+{
+	served = source;
+	if (rte_telemetry_register_cmd("/snf/stats", answer_stats,
+				       "Counters of all pipes. No parameters.") != 0)
+		log_warning("snf", "no telemetry: /snf/stats will not answer");
+}
+
+void
+stats_log(const struct stats_source *source)
+{
+	struct pipe_stats s;
+
+	served = NULL;
+	collect(source, &s);
+	log_info("snf", "received %" PRIu64 ", sent %" PRIu64 ", kept %" PRIu64
+			", emitted %" PRIu64 ", missed by the ports %" PRIu64,
+		 s.received, s.sent, s.kept, s.emitted, ports_missed(source->ports));
+	for (unsigned int i = 0; i < NF_N_DROPS; i++) {
+		if (s.dropped[i] > 0)
+			log_info("snf", "dropped %" PRIu64 ", reason %s: %s", s.dropped[i],
+				 drops[i].name, drops[i].help);
+	}
+}
+
+void
+stats_alert(FILE *f, const struct pipe_alert *a)
+{
+	char time_text[32], src[INET6_ADDRSTRLEN], dst[INET6_ADDRSTRLEN];
+	bool v4 = a->flow.version == 4;
+	struct timespec now;
+	struct tm tm;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	gmtime_r(&now.tv_sec, &tm);
+	strftime(time_text, sizeof(time_text), "%Y-%m-%dT%H:%M:%S", &tm);
+	inet_ntop(v4 ? AF_INET : AF_INET6,
+		  v4 ? (const void *)&a->flow.ip4.src : (const void *)a->flow.ip6.src, src,
+		  sizeof(src));
+	inet_ntop(v4 ? AF_INET : AF_INET6,
+		  v4 ? (const void *)&a->flow.ip4.dst : (const void *)a->flow.ip6.dst, dst,
+		  sizeof(dst));
+	fprintf(f,
+		"{\"timestamp\":\"%s.%06ld+0000\",\"event_type\":\"alert\",\"src_ip\":\"%s\","
+		"\"src_port\":%u,\"dest_ip\":\"%s\",\"dest_port\":%u,\"ip_proto\":%u,"
+		"\"alert\":{\"action\":\"%s\",\"signature_id\":%u}}\n",
+		time_text, now.tv_nsec / 1000, src, rte_be_to_cpu_16(a->flow.src_port), dst,
+		rte_be_to_cpu_16(a->flow.dst_port), a->flow.protocol,
+		a->dropped ? "blocked" : "allowed", a->id);
+}

@@ -1,0 +1,126 @@
+/*
+ * harness.h - drives pipes without NIC and server: what the tests of functions share.
+ *
+ * A bench has one or two pipes of a function, each with its own store; the stores
+ * share one partition, whose clock stands still until a test moves it.  Packets are
+ * built from a spec and compared by what a spec can say; all of it asserts, so tests
+ * read straight down.
+ */
+#ifndef NF_HARNESS_H
+#define NF_HARNESS_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+#include "nf/nf.h"
+
+enum {
+	BENCH_PIPES = 2,
+	BENCH_FRAME_BYTES = 2048,
+};
+
+/* A packet.  Absent fields are 0 and mean what comes first. */
+struct spec {
+	enum nf_side side;			/* It comes in on. */
+	const char *from, *to;			/* "10.0.0.1:1000"; [2001:db8::1]:1000. */
+	uint8_t protocol;			/* 0: TCP. */
+	const char *flags;			/* TCP: some of "SAFRPU". */
+	uint32_t seq, ack;
+	const char *data;
+	uint8_t type, code;			/* ICMP; its identifier is the source port. */
+	const struct spec *quote;		/* ICMP error: this packet's first bytes... */
+	unsigned int quote_bytes;		/* ...behind its IP header; 0: 8. */
+	uint16_t fragment;			/* Offset in 8 bytes... */
+	bool more;				/* ...and whether fragments follow. */
+	uint16_t vlan;
+	unsigned int padding;			/* Bytes behind the datagram. */
+	bool bad_checksum;
+	bool arp;				/* Not IP at all. */
+};
+
+/* Returns how many of the BENCH_FRAME_BYTES bytes at 'frame' are the packet. */
+unsigned int spec_build(const struct spec *spec, uint8_t *frame);
+
+/* What became of a packet: SENT, KEPT, or DROPPED(reason). */
+enum fate {
+	SENT = -1,
+	KEPT = -2,
+};
+#define DROPPED(reason) ((int)NF_DROP_##reason)
+
+/* One packet in, and what comes of it.  A packet that is sent leaves as it came but
+ * for the endpoints in 'as', with right checksums. */
+struct step {
+	const char *name;			/* The sentence that it proves. */
+	struct spec packet;
+	int fate;
+	bool writes;				/* Something was written... */
+	const char *as;				/* "1.1.1.1:1 > 2.2.2.2:2"; NULL: as it came. */
+	uint64_t after_ms;			/* The clock moves before. */
+	unsigned int emits;			/* Packets behind it. */
+	uint32_t alerts;			/* The one signature that is reported; 0: none. */
+};
+
+struct sent {
+	unsigned int pipe;
+	enum nf_side side;			/* It left on. */
+	unsigned int bytes;
+	uint8_t frame[BENCH_FRAME_BYTES];
+};
+
+struct bench;
+
+/* 'section' is the function's, as YAML; asserts that it is accepted. */
+struct bench *bench_open(const char *nf, const char *section, unsigned int n_pipes);
+void bench_close(struct bench *b);
+/* Whether the function refuses the section. */
+bool bench_refuses(const char *nf, const char *section);
+
+/* Hands a packet to a pipe; it runs with the next turn. */
+void bench_put(struct bench *b, unsigned int pipe, const struct spec *spec);
+void bench_turn(struct bench *b, unsigned int pipe);
+/* Turns until nothing is in flight. */
+void bench_settle(struct bench *b);
+/* Moves the clock, and lets records expire. */
+void bench_wait(struct bench *b, uint64_t ms);
+
+/* Takes the packet that left first; NULL: none did.  Lives until the next take. */
+const struct sent *bench_take(struct bench *b);
+/* The endpoints of a packet, as in struct step; asserts that it is well formed and that
+ * its checksums are right. */
+const char *sent_endpoints(const struct sent *s);
+/* The payload of the same, as a string. */
+const char *sent_data(const struct sent *s);
+
+/* Sums over all pipes, since the start. */
+uint64_t bench_dropped(const struct bench *b, enum nf_drop reason);
+uint64_t bench_kept(const struct bench *b);
+uint64_t bench_conflicts(const struct bench *b);
+/* Groups of writes that were applied, and records that there are. */
+uint64_t bench_writes(const struct bench *b);
+uint64_t bench_records(const struct bench *b);
+/* Takes an alert; 0: there is none. */
+uint32_t bench_alert(struct bench *b);
+
+/* Runs a table, one packet at a time: packet i through pipe i modulo their number. */
+void bench_steps(struct bench *b, const struct step *steps, unsigned int n);
+/* The same on a bench of its own, once with one pipe and once with two. */
+void run_steps(const char *nf, const char *section, const struct step *steps,
+	       unsigned int n);
+#define RUN_STEPS(nf, section, steps)                                            \
+	run_steps(nf, section, steps, sizeof(steps) / sizeof((steps)[0]))
+
+/* Races: packet i goes into pipe i modulo 2, all at once; the pipes take turns as the
+ * bits of 'schedule' say, lowest first, for 'n_turns' turns, and then alternate until
+ * all is done. */
+void bench_race(struct bench *b, const struct spec *packets, unsigned int n,
+		unsigned int schedule, unsigned int n_turns);
+
+/* For cmocka_run_group_tests(). */
+int bench_start(void **state);
+
+#endif

@@ -1,0 +1,526 @@
+/*
+ * test_pipe.c - order, atomicity and reruns of a pipe, against a store that answers
+ * when it likes.
+ *
+ * Two pipes share a partition.  Their stores delay frames and replies at random, so
+ * batches overlap, races are lost, and runs wait for each other in every way there is.
+ * Packets of a flow carry their number; the function counts them in a record and
+ * stamps the count into the packet, so that each packet that leaves tells which state
+ * it saw.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+#include <rte_ethdev.h>
+#include <rte_ether.h>
+
+#include "pipe/eal.h"
+#include "pipe/run.h"
+#include "store/core.h"
+
+enum {
+	N_FLOWS = 7,
+	PER_FLOW = 400,
+	N_PACKETS = N_FLOWS * PER_FLOW,
+	PACKET_BYTES = 14 + 20 + 8 + 8,
+};
+
+/* --- the function -------------------------------------------------------------- */
+
+struct count {
+	uint64_t n;				/* Packets that counted. */
+};
+
+/* What a packet wants of the function: in its payload. */
+enum wish {
+	WISH_COUNT,				/* Read, add, write. */
+	WISH_COUNT_FAR,				/* The same, reading another record first. */
+	WISH_LOOK,				/* Read. */
+	WISH_TOGGLE,				/* Make or delete a second record. */
+	N_WISHES,
+};
+
+struct payload {
+	uint32_t number;			/* In its flow and pipe. */
+	uint8_t wish, pad[3];
+};
+
+NF_TABLE(count, uint32_t, struct count, .idle_ms = 0)
+NF_TABLE(far, uint64_t, struct count, .idle_ms = 0)
+
+static enum nf_verdict
+count_packet(struct nf_run *r)
+{
+	uint32_t flow = nf_flow(r)->ip4.src;
+	const struct packet *p = nf_packet(r);
+	struct payload wish;
+	struct count next = { 1 };
+
+	memcpy(&wish, p->data + p->payload, sizeof(wish));
+
+	const struct count *c = count_read(r, &flow);
+
+	if (nf_pending(r))
+		return NF_WAIT;
+	if (c != NULL)
+		next.n = c->n + 1;
+
+	if (wish.wish == WISH_COUNT_FAR) {
+		uint64_t key = c != NULL ? c->n % 3 : 0;
+		const struct count *f = far_read(r, &key);
+
+		if (nf_pending(r))
+			return NF_WAIT;
+
+		struct count other = { f != NULL ? f->n + 1 : 1 };
+
+		far_write(r, &key, &other);
+	} else if (wish.wish == WISH_TOGGLE) {
+		uint64_t key = 100 + flow;
+		const struct count *f = far_read(r, &key);
+
+		if (nf_pending(r))
+			return NF_WAIT;
+		if (f != NULL)
+			far_delete(r, &key);
+		else
+			far_write(r, &key, &next);
+	}
+	if (wish.wish == WISH_LOOK)
+		next.n--;
+	else
+		count_write(r, &flow, &next);
+
+	struct endpoint stamp = { .ip4 = (uint32_t)next.n, .version = 4,
+				  .port = nf_flow(r)->dst_port };
+
+	nf_set_dst(r, &stamp);
+	return NF_SEND;
+}
+
+static const struct nf count_nf = { .name = "count", .packet = count_packet };
+
+/* --- the store ------------------------------------------------------------------ */
+
+struct slow_batch {
+	struct store_batch batch;
+	uint8_t *request;
+	struct buffer reply;
+	bool out, submitted, applied;
+};
+
+struct slow_store {
+	struct store store;
+	struct partition *partition;
+	unsigned int *seed;
+	unsigned int n_refuse;			/* Frames to lose, from now. */
+	uint64_t client, next_id;
+	struct slow_batch slot[STORE_BATCHES];
+	struct slow_batch *queue[STORE_BATCHES];
+	unsigned int n_queued;
+};
+
+static struct store_batch *
+slow_batch(struct store *s)
+{
+	struct slow_store *slow = (struct slow_store *)s;
+
+	for (unsigned int i = 0; i < STORE_BATCHES; i++) {
+		struct slow_batch *b = &slow->slot[i];
+
+		if (b->out)
+			continue;
+		b->out = true;
+		b->applied = false;
+		frame_init(&b->batch.request, b->request, FRAME_MAX_BYTES);
+		return &b->batch;
+	}
+	return NULL;
+}
+
+static void
+slow_apply(struct slow_store *slow, struct slow_batch *b)
+{
+	struct frame *f = &b->batch.request;
+	struct frame_reply_head head;
+
+	frame_finish(f, partition_generation(slow->partition), slow->client, ++slow->next_id);
+	b->reply.bytes = 0;
+	assert_int_equal(partition_apply(slow->partition, f->start, f->at - f->start, 1000,
+					 false, &b->reply, NULL), 0);
+	assert_int_equal(frame_reply_open(b->reply.data, b->reply.bytes, &head,
+					  &b->batch.reply), 0);
+	b->batch.error = 0;
+	b->applied = true;
+}
+
+/* Frames are applied in order, some at once and some only when they are polled. */
+static int
+slow_submit(struct store *s, struct store_batch *batch)
+{
+	struct slow_store *slow = (struct slow_store *)s;
+
+	if (slow->n_queued == STORE_INFLIGHT)
+		return -EAGAIN;
+	slow->queue[slow->n_queued++] = (struct slow_batch *)batch;
+	for (unsigned int i = 0; i < slow->n_queued && rand_r(slow->seed) % 3 == 0; i++) {
+		if (!slow->queue[i]->applied)
+			slow_apply(slow, slow->queue[i]);
+	}
+	return 0;
+}
+
+static unsigned int
+slow_poll(struct store *s, struct store_batch **done, unsigned int max)
+{
+	struct slow_store *slow = (struct slow_store *)s;
+
+	if (max == 0 || slow->n_queued == 0 || rand_r(slow->seed) % 3 == 0)
+		return 0;
+
+	struct slow_batch *b = slow->queue[0];
+
+	if (!b->applied)
+		slow_apply(slow, b);
+	slow->n_queued--;
+	memmove(slow->queue, slow->queue + 1, slow->n_queued * sizeof(*slow->queue));
+	*done = &b->batch;
+	return 1;
+}
+
+static void
+slow_free(struct store *s, struct store_batch *batch)
+{
+	(void)s;
+	((struct slow_batch *)batch)->out = false;
+}
+
+static const struct store_ops slow_ops = {
+	.scheme = "slow", .batch = slow_batch, .submit = slow_submit, .poll = slow_poll,
+	.free = slow_free,
+};
+
+static void
+slow_init(struct slow_store *s, struct partition *partition, uint64_t client,
+	  unsigned int *seed)
+{
+	memset(s, 0, sizeof(*s));
+	s->store.ops = &slow_ops;
+	s->partition = partition;
+	s->client = client;
+	s->seed = seed;
+	for (unsigned int i = 0; i < STORE_BATCHES; i++)
+		s->slot[i].request = aligned_alloc(64, FRAME_MAX_BYTES);
+}
+
+static void
+slow_fini(struct slow_store *s)
+{
+	for (unsigned int i = 0; i < STORE_BATCHES; i++) {
+		free(s->slot[i].request);
+		buffer_fini(&s->slot[i].reply);
+	}
+}
+
+/* --- ports ---------------------------------------------------------------------- */
+
+struct memory_port {
+	struct port port;
+	struct rte_mbuf **in;
+	unsigned int n_in, at;
+	unsigned int *seed;
+	unsigned int n_out;
+	struct { uint32_t flow, number, stamp; uint8_t wish; } out[N_PACKETS];
+};
+
+static unsigned int
+memory_rx(struct port *p, struct rte_mbuf **packets, unsigned int n)
+{
+	struct memory_port *m = (struct memory_port *)p;
+	unsigned int take = RTE_MIN(n, m->n_in - m->at);
+
+	if (take == 0)
+		return 0;
+	take = rand_r(m->seed) % (take + 1);
+	memcpy(packets, m->in + m->at, take * sizeof(*packets));
+	m->at += take;
+	return take;
+}
+
+static unsigned int
+memory_tx(struct port *p, struct rte_mbuf **packets, unsigned int n)
+{
+	struct memory_port *m = (struct memory_port *)p;
+
+	for (unsigned int i = 0; i < n; i++) {
+		const uint8_t *data = rte_pktmbuf_mtod(packets[i], uint8_t *);
+		struct payload wish;
+
+		memcpy(&wish, data + 42, sizeof(wish));
+		memcpy(&m->out[m->n_out].flow, data + 26, 4);
+		memcpy(&m->out[m->n_out].stamp, data + 30, 4);
+		m->out[m->n_out].number = wish.number;
+		m->out[m->n_out++].wish = wish.wish;
+		rte_pktmbuf_free(packets[i]);
+	}
+	return n;
+}
+
+static const struct port_ops memory_ops = { .rx = memory_rx, .tx = memory_tx };
+
+static struct rte_mbuf *
+make_packet(struct rte_mempool *pool, uint32_t flow, uint32_t number, enum wish wish)
+{
+	struct rte_mbuf *m = rte_pktmbuf_alloc(pool);
+	uint8_t *data = (uint8_t *)rte_pktmbuf_append(m, PACKET_BYTES);
+	struct rte_ipv4_hdr ip = { .version_ihl = 0x45, .time_to_live = 64,
+				   .total_length = rte_cpu_to_be_16(36),
+				   .next_proto_id = PROTO_UDP, .src_addr = flow,
+				   .dst_addr = RTE_BE32(0x0a000001) };
+	struct rte_udp_hdr udp = { .src_port = RTE_BE16(1), .dst_port = RTE_BE16(2),
+				   .dgram_len = RTE_BE16(16) };
+	struct payload payload = { .number = number, .wish = wish };
+
+	memset(data, 0, 12);
+	memcpy(data + 12, (uint8_t[2]){ 8, 0 }, 2);
+	ip.hdr_checksum = rte_ipv4_cksum(&ip);
+	memcpy(data + 14, &ip, 20);
+	memcpy(data + 34, &udp, 8);
+	memcpy(data + 42, &payload, 8);
+	return m;
+}
+
+/* --- the tests ------------------------------------------------------------------ */
+
+struct end {
+	struct slow_store store;
+	struct memory_port inside, outside;
+	struct rte_mbuf *packet[N_PACKETS];
+	struct pipe *pipe;
+};
+
+static struct rte_mempool *pool;
+
+static struct partition *
+make_partition(void)
+{
+	struct partition *p;
+
+	assert_int_equal(partition_new(7, (uint64_t[2]){ 1, 2 }, &p), 0);
+	count_table.index = partition_declare(p, "count", 4, sizeof(struct count), 1);
+	far_table.index = partition_declare(p, "far", 8, sizeof(struct count), 1);
+	return p;
+}
+
+static struct end *
+make_end(struct partition *partition, uint64_t client, unsigned int *seed, bool ordered,
+	 int only)
+{
+	struct end *e = calloc(1, sizeof(*e));
+	uint32_t number[N_FLOWS] = { 0 };
+
+	slow_init(&e->store, partition, client, seed);
+	for (unsigned int i = 0; i < N_PACKETS; i++) {
+		uint32_t flow = rand_r(seed) % N_FLOWS;
+		int wish = only >= 0 ? only : rand_r(seed) % N_WISHES;
+
+		e->packet[i] = make_packet(pool, flow + 1, number[flow]++, wish);
+	}
+	e->inside = (struct memory_port){ .port = { .ops = &memory_ops, .ordered = ordered },
+					  .in = e->packet, .n_in = N_PACKETS, .seed = seed };
+	e->outside = (struct memory_port){ .port = { .ops = &memory_ops }, .seed = seed };
+
+	struct pipe_config config = { .nf = &count_nf, .store = &e->store.store,
+				      .port = { &e->inside.port, &e->outside.port } };
+
+	assert_int_equal(pipe_open(&config, &e->pipe), 0);
+	return e;
+}
+
+static void
+free_end(struct end *e)
+{
+	pipe_close(e->pipe);
+	slow_fini(&e->store);
+	free(e);
+}
+
+static bool
+finished(const struct end *e)
+{
+	return e->inside.at == N_PACKETS && pipe_drained(e->pipe);
+}
+
+/* Packets of a flow left in the order they came, and none saw less than the one
+ * before it. */
+static void
+check_order(const struct end *e)
+{
+	uint32_t number[N_FLOWS + 1] = { 0 }, stamp[N_FLOWS + 1] = { 0 };
+
+	for (unsigned int i = 0; i < e->outside.n_out; i++) {
+		uint32_t flow = e->outside.out[i].flow;
+
+		assert_true(e->outside.out[i].number >= number[flow]);
+		assert_true(e->outside.out[i].stamp >= stamp[flow]);
+		if (e->outside.out[i].wish != WISH_LOOK)
+			assert_true(e->outside.out[i].stamp > stamp[flow]);
+		number[flow] = e->outside.out[i].number + 1;
+		stamp[flow] = e->outside.out[i].stamp;
+	}
+}
+
+/* Every count was given to exactly one packet, over all pipes. */
+static void
+check_counts(struct end **end, unsigned int n_ends)
+{
+	for (uint32_t flow = 1; flow <= N_FLOWS; flow++) {
+		static bool seen[2 * N_PACKETS + 1];
+		uint32_t n = 0;
+
+		memset(seen, 0, sizeof(seen));
+		for (unsigned int k = 0; k < n_ends; k++) {
+			for (unsigned int i = 0; i < end[k]->outside.n_out; i++) {
+				uint32_t stamp = end[k]->outside.out[i].stamp;
+
+				if (end[k]->outside.out[i].flow != flow ||
+				    end[k]->outside.out[i].wish == WISH_LOOK)
+					continue;
+				assert_false(seen[stamp]);
+				seen[stamp] = true;
+				n++;
+			}
+		}
+		for (uint32_t i = 1; i <= n; i++)
+			assert_true(seen[i]);
+	}
+}
+
+static uint64_t
+sum_drops(const struct pipe *p)
+{
+	uint64_t n = 0;
+
+	for (unsigned int i = 0; i < NF_N_DROPS; i++)
+		n += pipe_stats(p)->dropped[i];
+	return n;
+}
+
+/* What all runs of a test met, lest it prove nothing. */
+static struct pipe_stats total;
+
+/* 'n_ends' pipes on one partition; 'only' one wish, or all mixed (-1). */
+static void
+run_ends(unsigned int n_ends, bool ordered, int only, unsigned int seed)
+{
+	struct partition *partition = make_partition();
+	struct end *end[2];
+	unsigned int state = seed;
+
+	for (unsigned int k = 0; k < n_ends; k++)
+		end[k] = make_end(partition, 1000 + k, &state, ordered, only);
+
+	bool all;
+
+	do {
+		all = true;
+		for (unsigned int k = 0; k < n_ends; k++) {
+			pipe_turn(end[k]->pipe);
+			all &= finished(end[k]);
+		}
+	} while (!all);
+	for (unsigned int k = 0; k < n_ends; k++) {
+		const struct pipe_stats *s = pipe_stats(end[k]->pipe);
+
+		assert_int_equal(s->sent + sum_drops(end[k]->pipe), N_PACKETS);
+		assert_int_equal(sum_drops(end[k]->pipe), s->dropped[NF_DROP_CONFLICT]);
+		if (n_ends == 1) {
+			assert_int_equal(s->conflicts, 0);
+			assert_int_equal(end[k]->outside.n_out, N_PACKETS);
+		}
+		check_order(end[k]);
+		total.conflicts += s->conflicts;
+		total.parked += s->parked;
+		total.dropped[NF_DROP_CONFLICT] += s->dropped[NF_DROP_CONFLICT];
+	}
+	check_counts(end, n_ends);
+	for (unsigned int k = 0; k < n_ends; k++)
+		free_end(end[k]);
+	partition_free(partition);
+}
+
+static void
+test_one_pipe_never_conflicts_with_itself(void **state)
+{
+	(void)state;
+	for (int only = -1; only < N_WISHES; only++) {
+		for (unsigned int seed = 1; seed <= 10; seed++)
+			run_ends(1, false, only, seed);
+	}
+}
+
+static void
+test_two_pipes_count_every_packet_once_and_in_order(void **state)
+{
+	(void)state;
+	for (int only = -1; only < N_WISHES; only++) {
+		for (unsigned int seed = 1; seed <= 20; seed++)
+			run_ends(2, false, only, seed);
+	}
+	assert_true(total.conflicts > 1000);
+	assert_true(total.parked > 1000);
+	print_message("%lu conflicts, %lu parked, %lu dropped after too many\n",
+		      (unsigned long)total.conflicts, (unsigned long)total.parked,
+		      (unsigned long)total.dropped[NF_DROP_CONFLICT]);
+}
+
+static void
+test_ordered_ports_keep_the_order_of_arrival_over_all_flows(void **state)
+{
+	(void)state;
+
+	struct partition *partition = make_partition();
+	unsigned int seed = 3;
+	struct end *e = make_end(partition, 1, &seed, true, -1);
+	uint32_t flow[N_PACKETS];
+
+	for (unsigned int i = 0; i < N_PACKETS; i++)
+		memcpy(&flow[i], rte_pktmbuf_mtod(e->packet[i], uint8_t *) + 26, 4);
+	while (!finished(e))
+		pipe_turn(e->pipe);
+	assert_int_equal(e->outside.n_out, N_PACKETS);
+	for (unsigned int i = 0; i < N_PACKETS; i++)
+		assert_int_equal(e->outside.out[i].flow, flow[i]);
+	free_end(e);
+	partition_free(partition);
+}
+
+static int
+start_dpdk(void **state)
+{
+	char why[256];
+	struct eal_options options = { .huge = EAL_HUGE_OFF, .memory_mb = 128 };
+
+	(void)state;
+	if (eal_start(&options, why, sizeof(why)) != 0)
+		return -1;
+	pool = rte_pktmbuf_pool_create("test", 8191, 256, pipe_private_bytes(),
+				       RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
+	return pool != NULL ? 0 : -1;
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_one_pipe_never_conflicts_with_itself),
+		cmocka_unit_test(test_two_pipes_count_every_packet_once_and_in_order),
+		cmocka_unit_test(test_ordered_ports_keep_the_order_of_arrival_over_all_flows),
+	};
+
+	return cmocka_run_group_tests(tests, start_dpdk, NULL);
+}
