@@ -138,7 +138,7 @@ percentile_us(const uint64_t *before, const uint64_t *after, double share)
 }
 
 static void
-report(const struct bench *b, const struct pipe_stats *s, const struct pipe_stats *e,
+report(const struct pipe_stats *s, const struct pipe_stats *e,
        const struct gen_stats *g0, const struct gen_stats *g1, double seconds)
 {
 	static const char *const stage[] = {
@@ -202,6 +202,6 @@ main(int argc, char **argv)
 	double seconds = (double)(rte_get_tsc_cycles() - from) / rte_get_tsc_hz();
 
 	ports_gen_stats(&b.ports, &g1);
-	report(&b, &start, pipe_stats(b.pipe), &g0, &g1, seconds);
+	report(&start, pipe_stats(b.pipe), &g0, &g1, seconds);
 	return INSTANCE_OK;
 }

@@ -408,9 +408,11 @@ main(int argc, char **argv)
 	if (argc == 3)
 		b.seconds = atof(argv[2]);
 	b.sample_ns = calloc(MAX_SAMPLES, sizeof(b.sample_ns[0]));
-	if (b.sample_ns == NULL)
-		die("out of memory");
-	server_start(&b, argv[1]);
+	char *module = realpath(argv[1], NULL);
+
+	if (b.sample_ns == NULL || module == NULL)
+		die("the module is not there");
+	server_start(&b, module);
 	pin(1);
 	server_connect(&b);
 	frames_fill(&b);
@@ -421,5 +423,6 @@ main(int argc, char **argv)
 	printf("}\n");
 	server_stop(&b);
 	free(b.sample_ns);
+	free(module);
 	return 0;
 }

@@ -15,7 +15,7 @@
 
 enum {
 	WORD_MAX = 31,				/* Longer words are not compared. */
-	SHOWN_MAX = 60,				/* Bytes of a value that an error repeats. */
+	SHOWN_MAX = 60,				/* Bytes of a value in an error. */
 };
 
 /* From the longest, so that the first that divides is the one to print. */

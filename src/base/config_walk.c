@@ -25,7 +25,7 @@ enum {
 
 struct walk {
 	struct config *config;
-	char path[CONFIG_TEXT_BYTES];		/* Of the value at hand: "rules[3].action". */
+	char path[CONFIG_TEXT_BYTES];		/* Of the value at hand. */
 	unsigned int depth;
 	size_t n_left;				/* Values that may still be visited. */
 	unsigned int n_errors;
@@ -243,7 +243,9 @@ walk_map_value(struct walk *w, const struct value *v, void *out)
 		report_value(w, v);
 		return;
 	}
-	place(w, v, out);
+	/* What is absent at the top is in no line, not in the first one. */
+	if (w->path[0] != '\0')
+		place(w, v, out);
 	if (v->field->fields == NULL)
 		return;
 	/* The file is not as deep; but an alias of what it stands in has no bottom, if

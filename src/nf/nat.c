@@ -53,13 +53,25 @@ struct nat {
 	uint32_t tcp_ms, opening_ms, udp_ms, icmp_ms;
 };
 
+/* Port 0 is nobody's. */
+static int
+ports_parse(const char *text, void *out)
+{
+	struct port_range range;
+
+	if (port_range_parse(text, &range) != 0 || range.low == 0)
+		return -EINVAL;
+	*(struct port_range *)out = range;
+	return 0;
+}
+
 static const struct config_field nat_fields[] = {
 	{ "addresses", CONFIG_LIST, offsetof(struct nat_options, addresses),
 	  .required = true, .min = 1, .max = MAX_ADDRESSES,
 	  .item_bytes = sizeof(struct endpoint), .parse = address_parse,
 	  .help = "the IPv4 addresses that inside hosts appear under" },
 	{ "ports", CONFIG_SCALAR, offsetof(struct nat_options, ports),
-	  .parse = port_range_parse,
+	  .parse = ports_parse,
 	  .help = "their ports and ICMP identifiers (default: 1024-65535)" },
 	{ "tcp_idle", CONFIG_DURATION, offsetof(struct nat_options, tcp_ms), .min = 1000,
 	  .max = 30ULL * 86400 * 1000,

@@ -26,6 +26,7 @@
 
 enum {
 	RING_PACKETS = 1024,
+	HELD = 2 * RING_PACKETS,
 	MAX_FD = 1024,
 	ARGS_BYTES = 512,
 };
@@ -357,7 +358,13 @@ vdev_ok(const char *rest, char *why, size_t why_bytes)
 	return false;
 }
 
-const struct port_kind port_pci = { .scheme = "pci", .ok = pci_ok, .open = pci_open };
-const struct port_kind port_af_xdp = { .scheme = "af_xdp", .ok = named_ok, .open = af_xdp_open };
-const struct port_kind port_memif = { .scheme = "memif", .ok = named_ok, .open = memif_open };
-const struct port_kind port_vdev = { .ok = vdev_ok, .open = vdev_open };
+const struct port_kind port_pci = {
+	.scheme = "pci", .held = HELD, .ok = pci_ok, .open = pci_open
+};
+const struct port_kind port_af_xdp = {
+	.scheme = "af_xdp", .held = HELD, .ok = named_ok, .open = af_xdp_open
+};
+const struct port_kind port_memif = {
+	.scheme = "memif", .held = HELD, .ok = named_ok, .open = memif_open
+};
+const struct port_kind port_vdev = { .held = HELD, .ok = vdev_ok, .open = vdev_open };

@@ -13,9 +13,9 @@
 #include <string.h>
 
 enum {
-	/* 4096 packets in a pipe, as many that its functions emit or its devices'
-	 * rings hold, and the cache.  (2^n - 1 is what fills a ring.) */
-	POOL_PACKETS = 16383,
+	/* 4096 in a pipe, and as many that its functions emit or are on their way
+	 * between; what devices hold comes on top. */
+	POOL_PACKETS = 8191,
 	POOL_CACHE = 256,
 	BUFFER_BYTES = 2048 + RTE_PKTMBUF_HEADROOM,
 };
@@ -64,7 +64,8 @@ port_spec_pci(const char *spec)
 }
 
 static int
-pools_open(struct ports *p, unsigned int private_bytes, char *why, size_t why_bytes)
+pools_open(struct ports *p, unsigned int packets, unsigned int private_bytes, char *why,
+	   size_t why_bytes)
 {
 	/* Data starts on a cache line if what lies before it fills lines. */
 	uint16_t private_size = RTE_ALIGN_CEIL(private_bytes, RTE_CACHE_LINE_SIZE);
@@ -74,30 +75,18 @@ pools_open(struct ports *p, unsigned int private_bytes, char *why, size_t why_by
 		char name[RTE_MEMPOOL_NAMESIZE];
 
 		snprintf(name, sizeof(name), "pipe%u", number++);
-		p->pool[i] = rte_pktmbuf_pool_create(name, POOL_PACKETS, POOL_CACHE,
+		p->pool[i] = rte_pktmbuf_pool_create(name, packets, POOL_CACHE,
 						     private_size, BUFFER_BYTES,
 						     SOCKET_ID_ANY);
 		if (p->pool[i] == NULL) {
 			snprintf(why, why_bytes,
 				 "no memory for the packets of pipe %u: %u MB are "
 				 "needed for each",
-				 i, (POOL_PACKETS * (BUFFER_BYTES + private_size) >> 20) + 2);
+				 i, (packets * (BUFFER_BYTES + private_size) >> 20) + 2);
 			return -ENOMEM;
 		}
 	}
 	return 0;
-}
-
-static int
-side_open(const char *spec, const struct port_request *request, struct port **queue, char *why,
-	  size_t why_bytes)
-{
-	const char *rest;
-	const struct port_kind *kind = kind_of(spec, &rest);
-
-	if (!kind->ok(rest, why, why_bytes))
-		return -EINVAL;
-	return kind->open(request, queue, why, why_bytes);
 }
 
 int
@@ -106,6 +95,7 @@ ports_open(const char *const spec[2], unsigned int n_queues, unsigned int privat
 {
 	struct ports p = { .n_queues = n_queues };
 	const struct port_kind *kind[2];
+	unsigned int packets = POOL_PACKETS;
 	struct port_request request = { .n_queues = n_queues,
 					.pace_original = pace_original,
 					.pool = p.pool };
@@ -116,11 +106,13 @@ ports_open(const char *const spec[2], unsigned int n_queues, unsigned int privat
 			 PORT_MAX_QUEUES);
 		return -EINVAL;
 	}
-	err = pools_open(&p, private_bytes, why, why_bytes);
+	for (unsigned int side = 0; side < 2; side++) {
+		kind[side] = kind_of(spec[side], &request.rest);
+		packets += kind[side]->held;
+	}
+	err = pools_open(&p, packets, private_bytes, why, why_bytes);
 	if (err != 0)
 		goto close;
-	for (unsigned int side = 0; side < 2; side++)
-		kind[side] = kind_of(spec[side], &request.rest);
 	for (unsigned int side = 0; side < 2; side++) {
 		kind_of(spec[side], &request.rest);
 		request.scheme = kind[side]->scheme;
@@ -128,7 +120,9 @@ ports_open(const char *const spec[2], unsigned int n_queues, unsigned int privat
 		request.side = side;
 		if (side == NF_OUTSIDE && kind[0] == kind[1])
 			request.inside = p.queue[NF_INSIDE];
-		err = side_open(spec[side], &request, p.queue[side], why, why_bytes);
+		err = -EINVAL;
+		if (kind[side]->ok(request.rest, why, why_bytes))
+			err = kind[side]->open(&request, p.queue[side], why, why_bytes);
 		if (err != 0)
 			goto close;
 	}

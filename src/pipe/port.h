@@ -121,6 +121,7 @@ struct rte_mbuf *port_packet(struct rte_mempool *pool, const void *head,
 /* One of these for each kind of port; the file of the kind defines it. */
 struct port_kind {
 	const char *scheme;			/* "af_packet"; NULL: any other. */
+	unsigned int held;			/* Packets that a queue's rings may hold. */
 	/* Fills 'why' if it is not. */
 	bool (*ok)(const char *rest, char *why, size_t why_bytes);
 	/* Returns 0 with all of 'queue' set, or -errno, 'why' filled, and none. */

@@ -111,7 +111,8 @@ put_transport(struct writer *w, const struct spec *spec, uint8_t protocol, uint1
 		put16(w, spec->quote == NULL ? 1 : 0);
 		checksum = start + 2;
 	}
-	put(w, spec->data, bytes);
+	if (bytes > 0)
+		put(w, spec->data, bytes);
 	if (spec->quote != NULL)
 		put_datagram(w, spec->quote,
 			     spec->quote_bytes != 0 ? spec->quote_bytes : 8);

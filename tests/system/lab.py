@@ -128,9 +128,9 @@ def leftovers(owner=None):
 class Process:
 	"""A program in the lab.  'pid' is that of the program, as seen from outside."""
 
-	def __init__(self, lab, name, argv, popen, log_path):
-		self.lab, self.name, self.argv = lab, name, argv
-		self.popen, self.log_path = popen, log_path
+	def __init__(self, name, popen, log_path, log_start):
+		self.name, self.popen = name, popen
+		self.log_path, self.log_start = log_path, log_start
 		self._pid = None
 
 	@property
@@ -149,8 +149,10 @@ class Process:
 		return self.popen.poll() is None
 
 	def log(self):
-		with open(self.log_path, errors="replace") as log:
-			return log.read()
+		"""What it has said; not what an earlier one of its name said."""
+		with open(self.log_path, "rb") as log:
+			log.seek(self.log_start)
+			return log.read().decode(errors="replace")
 
 	def kill(self, number=signal.SIGKILL):
 		if self.alive:			# Else its pid may be someone else's by now.
@@ -205,7 +207,7 @@ class Lab:
 		self.ram = f"{self.dir}/ram"	# In memory; only processes of the lab see it.
 		self.init = None
 		self._watchdog = None
-		self._processes = []
+		self.processes = []
 		self._addresses = {}		# Of hosts that have no link yet.
 		self._signals = {}
 
@@ -248,7 +250,7 @@ class Lab:
 			self._watchdog.stdout.close()
 			self._watchdog.stderr.close()
 			self._watchdog = None
-			for process in self._processes:
+			for process in self.processes:
 				process.popen.wait()
 		shutil.rmtree(self.dir, ignore_errors=True)
 		for number, handler in self._signals.items():
@@ -298,17 +300,18 @@ class Lab:
 		if own_netns or links:
 			gate = ["unshare", "--net", "--", "bash", "-c", GATE, life if links else "/dev/null"]
 		with open(log_path, "ab") as log:
+			log_start = log.tell()
 			popen = subprocess.Popen(
 				[*self.enter(netns), *gate, *argv], stdout=log, stderr=log,
 				stdin=subprocess.PIPE if gate else subprocess.DEVNULL,
 				env=self._env(**(env or {})), start_new_session=True)
-			process = Process(self, name, argv, popen, log_path)
-			self._processes.append(process)
-			if gate:
-				self._connect(process, links or {}, life, log)
+			process = Process(name, popen, log_path, log_start)
+		self.processes.append(process)
+		if gate:
+			self._connect(process, links or {}, life)
 		return process
 
-	def _connect(self, process, links, life, log):
+	def _connect(self, process, links, life):
 		# Until the shell waits it may still be in the lab's own namespace.
 		wait_for(lambda: self._comm(process.pid) == "bash", 10, f"start of {process.name}")
 		self._quiet(process)
@@ -319,11 +322,7 @@ class Lab:
 		for host in {other.split(":")[0] for other in links.values()}:
 			words = [f"link set dev {other.split(':')[1]} down\n"
 				 for other in links.values() if other.split(":")[0] == host]
-			popen = subprocess.Popen(
-				[*self.enter(host), "sh", "-c", PLUG, life, "".join(words)],
-				stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env(),
-				start_new_session=True)
-			self._processes.append(Process(self, "plug", [], popen, log.name))
+			self.start(f"{process.name}-plug", ["sh", "-c", PLUG, life, "".join(words)], host)
 		process.popen.stdin.write(b"\n")
 		process.popen.stdin.close()
 
@@ -421,8 +420,8 @@ class Lab:
 		"""A store on a unix socket, answering.  'options' are further arguments."""
 		return Redis(self, name, module, save, netns, server, options)
 
-	def nginx(self, host, root, port=80):
-		"""A web server of the files in 'root', listening."""
+	def nginx(self, host, root, more="", port=80):
+		"""A web server of the files in 'root', listening.  'more' is for its file."""
 		home = f"{self.dir}/nginx-{host}"
 		os.mkdir(home)
 		temp = "".join(f"{kind}_temp_path {home}/{kind};\n" for kind in
@@ -431,7 +430,7 @@ class Lab:
 			file.write(f"daemon off; user root; worker_processes 1; pid {home}/pid;\n"
 				   f"events {{ worker_connections 4096; }}\n"
 				   f"http {{ access_log off; sendfile on; {temp} server {{\n"
-				   f"listen {port}; listen [::]:{port}; root {root}; }} }}\n")
+				   f"listen {port}; listen [::]:{port}; root {root}; {more} }} }}\n")
 		process = self.start(f"nginx-{host}", ["nginx", "-e", f"{home}/error.log",
 						       "-c", f"{home}/nginx.conf"], host)
 		def listens():

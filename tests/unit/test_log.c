@@ -41,7 +41,8 @@ setup(void **state)
 	(void)state;
 	unsetenv("JOURNAL_STREAM");
 	log_set_level(LOG_INFO);
-	if (pipe2(fds, O_DIRECT) != 0 || fcntl(fds[0], F_SETFL, O_DIRECT | O_NONBLOCK) != 0)
+	if (pipe2(fds, O_DIRECT) != 0 ||
+	    fcntl(fds[0], F_SETFL, O_DIRECT | O_NONBLOCK) != 0)
 		return -1;
 	read_end = fds[0];
 	write_end = fds[1];
@@ -66,7 +67,7 @@ static int
 teardown(void **state)
 {
 	(void)state;
-	leave();				/* If an assertion did not. */
+	leave(); /* If an assertion did not. */
 	close(read_end);
 	close(write_end);
 	close(real_stderr);
@@ -120,11 +121,18 @@ test_escapes(void **state)
 	static const struct {
 		const char *name, *text, *want;
 	} cases[] = {
-		{ "a newline does not end the line", "a\nerror x: b", "a\\nerror x: b\n" },
+		{ "a newline does not end the line", "a\nerror x: b",
+		  "a\\nerror x: b\n" },
 		{ "tabs and returns show", "\ta\r", "\\ta\\x0d\n" },
 		{ "no terminal sequence gets through", "\x1b[2J\x7f", "\\x1b[2J\\x7f\n" },
-		{ "nor one of C1, in UTF-8", "\xc2\x9b" "2J", "\\xc2\\x9b2J\n" },
-		{ "nor one of C1 alone", "\x9b" "2J", "\\x9b2J\n" },
+		{ "nor one of C1, in UTF-8",
+		  "\xc2\x9b"
+		  "2J",
+		  "\\xc2\\x9b2J\n" },
+		{ "nor one of C1 alone",
+		  "\x9b"
+		  "2J",
+		  "\\x9b2J\n" },
 		{ "UTF-8 stays", "K\xc3\xb6ln \xe2\x82\xac \xf0\x9f\x98\x80",
 		  "K\xc3\xb6ln \xe2\x82\xac \xf0\x9f\x98\x80\n" },
 		{ "a cut sequence is escaped", "\xe2\x82", "\\xe2\\x82\n" },
@@ -168,7 +176,8 @@ test_truncation(void **state)
 			log_error("test", "%s", text);
 			leave();
 			take(line);
-			assert_in_range(strlen(line), LINE_MAX_BYTES - 16, LINE_MAX_BYTES);
+			assert_in_range(strlen(line), LINE_MAX_BYTES - 16,
+					LINE_MAX_BYTES);
 			assert_string_equal(line + strlen(line) - 4, "...\n");
 			assert_null(strstr(line, "\\xe2"));
 			assert_null(strstr(line, "\\xf0"));
