@@ -260,7 +260,8 @@ plain_submit(struct bench *b, const struct point *p, uint64_t first)
 	int n_words = 1;
 
 	for (unsigned int i = 0; i < p->n_keys; i++) {
-		key_write(first != 0 ? first - 1 + i : random_next(b) % N_RECORDS, key[i]);
+		key_write(first != 0 ? first - 1 + i : random_next(b) % N_RECORDS,
+			  key[i]);
 		for (unsigned int k = 0; k < 1 + (unsigned int)p->write; k++) {
 			word[n_words] = (const char *)key[i];
 			bytes[n_words++] = KEY_BYTES;

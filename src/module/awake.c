@@ -7,11 +7,9 @@
  * AWAKE_FRAMES in AWAKE_WINDOW_US.  On a machine with one core it never is: there
  * the loop would take the time that its clients need.
  */
-#define _GNU_SOURCE
 #include "module/module.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -20,12 +18,12 @@ enum {
 	 * asks for, far above what trickles in from an idle network. */
 	AWAKE_FRAMES = 8,
 	AWAKE_WINDOW_US = 1000,
-	AWAKE_LINGER_US = 2000,			/* Windows while awake: gaps do not end it. */
+	AWAKE_LINGER_US = 2000, /* Windows while awake: gaps do not end it. */
 };
 
 static int always_readable = -1;
 static bool awake;
-static unsigned int n_frames;			/* Since 'since_us'. */
+static unsigned int n_frames; /* Since 'since_us'. */
 static uint64_t since_us;
 
 static void
@@ -63,9 +61,8 @@ awake_frame(uint64_t now_us)
 int
 awake_load(void)
 {
-	cpu_set_t cpus;
-
-	if (sched_getaffinity(0, sizeof(cpus), &cpus) == 0 && CPU_COUNT(&cpus) < 2)
+	/* Not those that it may use: a server with a core of its own is a good one. */
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
 		return 0;
 	always_readable = eventfd(1, EFD_NONBLOCK | EFD_CLOEXEC);
 	return always_readable < 0 ? -errno : 0;

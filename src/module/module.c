@@ -35,7 +35,7 @@
 
 enum {
 	MODULE_VERSION = 1,
-	FRAME_EXPIRE = 1000,			/* Records a millisecond: below 0.3 ms. */
+	FRAME_EXPIRE = 1000, /* Records a millisecond: below 0.3 ms. */
 };
 
 #define SERVER_DEFINE(result, name, arguments) result(*RedisModule_##name) arguments;
@@ -49,7 +49,7 @@ static const char not_for_clients[] =
 
 /* Grow to the longest frame's and stay. */
 static struct buffer reply, effects;
-static uint64_t expired_ms;			/* When a frame last made records expire. */
+static uint64_t expired_ms; /* When a frame last made records expire. */
 
 static bool
 from_primary_or_file(struct RedisModuleCtx *ctx)
@@ -61,8 +61,8 @@ from_primary_or_file(struct RedisModuleCtx *ctx)
 /* --- SNF.OPEN ------------------------------------------------------------------ */
 
 struct opening {
-	uint64_t generation;			/* 0: any, and random for a new one. */
-	struct RedisModuleString **word;	/* Four for each table. */
+	uint64_t generation;             /* 0: any, and random for a new one. */
+	struct RedisModuleString **word; /* Four for each table. */
 	unsigned int n_tables;
 	char error[160];
 };
@@ -84,7 +84,9 @@ opening_parse(struct opening *o, struct RedisModuleString **word, int n)
 	o->word = word + 1;
 	n--;
 	if (n % 4 == 2) {
-		if (strcasecmp(RedisModule_StringPtrLen(word[1], NULL), "GENERATION") != 0)
+		const char *option = RedisModule_StringPtrLen(word[1], NULL);
+
+		if (strcasecmp(option, "GENERATION") != 0)
 			return -EINVAL;
 		if (RedisModule_StringToLongLong(word[2], &generation) != SERVER_OK ||
 		    generation <= 0) {
@@ -129,10 +131,10 @@ opening_declare(struct opening *o, struct partition *p, int id[CORE_MAX_TABLES])
 		if (id[i] >= 0)
 			continue;
 		snprintf(o->error, sizeof(o->error), "ERR SNFTABLE %u: %s", i,
-			 id[i] == -EEXIST ? "exists with other limits" :
-			 id[i] == -ENOSPC ? "no room for another table" :
-			 id[i] == -ENOMEM ? "out of memory" :
-					    "name or limits out of range");
+			 id[i] == -EEXIST   ? "exists with other limits"
+			 : id[i] == -ENOSPC ? "no room for another table"
+			 : id[i] == -ENOMEM ? "out of memory"
+					    : "name or limits out of range");
 		return id[i];
 	}
 	return 0;
@@ -178,7 +180,8 @@ opening_run(struct opening *o, struct RedisModuleKey *key, struct partition **ou
 		return -EINVAL;
 	}
 	if (o->generation != 0 && o->generation != partition_generation(p)) {
-		snprintf(o->error, sizeof(o->error), "SNFSTALE another generation is here");
+		snprintf(o->error, sizeof(o->error),
+			 "SNFSTALE another generation is here");
 		return -ESTALE;
 	}
 	*out = p;
@@ -259,20 +262,26 @@ frame_error(struct RedisModuleCtx *ctx, int err)
 	return RedisModule_ReplyWithError(ctx, "ERR SNFBAD frame");
 }
 
+static uint64_t
+groups_of(const struct partition *p)
+{
+	struct core_counters count;
+
+	partition_count(p, &count);
+	return count.groups;
+}
+
 /* What changed goes to whoever listens.  If nobody does, only the server's count of
- * changes has to rise, for its save points; should somebody have begun to listen
- * since the last look, then the frame itself is replicated, to the same end. */
+ * changes has to rise, for its save points: the frame itself goes nowhere then. */
 static void
 frame_replicate(struct RedisModuleCtx *ctx, struct RedisModuleString **argv,
 		bool as_effects)
 {
-	if (!as_effects)
-		RedisModule_ReplicateVerbatim(ctx);
-	else if (effects.bytes > 0)
+	if (as_effects)
 		RedisModule_Replicate(ctx, "SNF.EFFECTS", "sb", argv[1], effects.data,
 				      effects.bytes);
 	else
-		return;
+		RedisModule_ReplicateVerbatim(ctx);
 	RedisModule_SignalModifiedKey(ctx, argv[1]);
 }
 
@@ -291,11 +300,12 @@ command_frame(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int a
 	RedisModule_CloseKey(key);
 	awake_frame(now_us);
 	if (p == NULL)
-		return empty ? frame_error(ctx, -ESTALE) :
-			       RedisModule_ReplyWithError(ctx, wrong_type);
+		return empty ? frame_error(ctx, -ESTALE)
+			     : RedisModule_ReplyWithError(ctx, wrong_type);
 
-	bool primary = tick_is_primary();
+	bool primary = !tick_is_replica();
 	bool as_effects = primary && tick_has_listeners();
+	uint64_t n_groups = groups_of(p);
 	size_t bytes;
 	const char *frame = RedisModule_StringPtrLen(argv[2], &bytes);
 
@@ -309,11 +319,12 @@ command_frame(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int a
 				  primary && RedisModule_GetUsedMemoryRatio() >= 1.0f,
 				  &reply, as_effects ? &effects : NULL);
 
-	if (err == 0 || effects.bytes > 0)
+	if (as_effects ? effects.bytes > 0 : groups_of(p) != n_groups)
 		frame_replicate(ctx, argv, as_effects);
 	if (err != 0)
 		return frame_error(ctx, err);
-	return RedisModule_ReplyWithStringBuffer(ctx, (const char *)reply.data, reply.bytes);
+	return RedisModule_ReplyWithStringBuffer(ctx, (const char *)reply.data,
+						 reply.bytes);
 }
 
 /* --- SNF.EFFECTS --------------------------------------------------------------- */
@@ -356,8 +367,8 @@ server_bind(struct RedisModuleCtx *ctx)
 	int (*get)(const char *name, void *to);
 
 	memcpy(&get, ctx, sizeof(get));
-#define SERVER_FETCH(result, name, arguments)                                  \
-	if (get("RedisModule_" #name, &RedisModule_##name) != SERVER_OK)       \
+#define SERVER_FETCH(result, name, arguments)                                            \
+	if (get("RedisModule_" #name, &RedisModule_##name) != SERVER_OK)                 \
 		return #name;
 	SERVER_CALLS(SERVER_FETCH)
 #undef SERVER_FETCH
@@ -390,8 +401,10 @@ RedisModule_OnLoad(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, 
 
 	(void)argv;
 	if (missing != NULL) {
-		fprintf(stderr, "snf: this server has no %s: Redis >= 7.0 or Valkey >= 7.2 "
-				"is needed\n", missing);
+		fprintf(stderr,
+			"snf: this server has no %s: Redis >= 7.0 or Valkey >= 7.2 "
+			"is needed\n",
+			missing);
 		return SERVER_ERROR;
 	}
 	RedisModule_SetModuleAttribs(ctx, "snf", MODULE_VERSION, SERVER_API_VERSION);
@@ -404,8 +417,9 @@ RedisModule_OnLoad(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, 
 		return SERVER_ERROR;
 	}
 	if (RedisModule_GetContextFlags(ctx) & SERVER_MAY_EVICT)
-		RedisModule_Log(ctx, "warning",
-				"maxmemory-policy may evict whole partitions: set noeviction");
+		RedisModule_Log(
+			ctx, "warning",
+			"maxmemory-policy may evict whole partitions: set noeviction");
 
 	int err = persist_load(ctx);
 

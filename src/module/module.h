@@ -46,8 +46,8 @@ void persist_random(uint64_t *generation, uint64_t seed[2]);
 int tick_load(struct RedisModuleCtx *ctx);
 /* The time for idle times.  It stands still on a replica and while loading. */
 uint64_t tick_ms(uint64_t now_us);
-/* Whether this server is a primary, as of the last tick or change of role. */
-bool tick_is_primary(void);
+/* Whether this server is a replica, as of the last tick or change of role. */
+bool tick_is_replica(void);
 /* Whether somebody may miss effects that are not replicated. */
 bool tick_has_listeners(void);
 /* Partitions are known by name to what expires and counts them. */

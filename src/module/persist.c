@@ -17,7 +17,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define PERSIST_TYPE "snf-store"		/* Nine characters, as the ABI asks for. */
+#define PERSIST_TYPE     "snf-store" /* Nine characters, as the ABI asks for. */
 #define PERSIST_ENCODING 1
 
 static struct RedisModuleType *type;
@@ -64,7 +64,8 @@ word_text(const char *text)
 }
 
 unsigned int
-persist_words(const struct partition *p, struct RedisModuleString *word[PERSIST_MAX_WORDS])
+persist_words(const struct partition *p,
+	      struct RedisModuleString *word[PERSIST_MAX_WORDS])
 {
 	unsigned int n_tables, n = 0;
 	const struct core_table *table = partition_tables(p, &n_tables);

@@ -18,17 +18,20 @@ enum {
 	SERVER_API_VERSION = 1,
 };
 
-enum {						/* Modes of OpenKey. */
+/* Modes of OpenKey. */
+enum {
 	SERVER_READ = 1 << 0,
 	SERVER_WRITE = 1 << 1,
 	SERVER_NOTOUCH = 1 << 16,
 };
 
-enum {						/* Answers of KeyType. */
+/* Answers of KeyType. */
+enum {
 	SERVER_KEY_EMPTY = 0,
 };
 
-enum {						/* Bits of GetContextFlags. */
+/* Bits of GetContextFlags. */
+enum {
 	SERVER_IS_MASTER = 1 << 2,
 	SERVER_HAS_AOF = 1 << 6,
 	SERVER_MAY_EVICT = 1 << 9,
@@ -38,16 +41,18 @@ enum {						/* Bits of GetContextFlags. */
 	SERVER_IS_ASYNC_LOADING = 1 << 23,
 };
 
-enum {						/* Options of SetModuleOptions. */
+/* Options of SetModuleOptions. */
+enum {
 	SERVER_HANDLES_IO_ERRORS = 1 << 0,
 	SERVER_SIGNALS_CHANGES = 1 << 1,
 };
 
 enum {
-	SERVER_READABLE = 1,			/* Masks of EventLoopAdd. */
+	SERVER_READABLE = 1, /* Masks of EventLoopAdd. */
 };
 
-enum {						/* Ids of events. */
+/* Ids of events. */
+enum {
 	SERVER_EVENT_ROLE = 0,
 	SERVER_EVENT_CRON = 8,
 	SERVER_EVENT_FORK = 13,
@@ -85,8 +90,8 @@ struct RedisModuleTypeMethods {
 	int (*defrag)(void *context, struct RedisModuleString *key, void **value);
 };
 
-typedef int server_command(struct RedisModuleCtx *ctx, struct RedisModuleString **argv,
-			   int argc);
+typedef int
+server_command(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int argc);
 typedef void server_event(struct RedisModuleCtx *ctx, struct RedisModuleEvent event,
 			  uint64_t subevent, void *data);
 typedef void server_turn(int fd, void *user, int mask);
@@ -102,8 +107,8 @@ typedef void server_info(struct RedisModuleInfoCtx *ctx, int for_crash_report);
 	X(void, SetModuleOptions, (struct RedisModuleCtx *, int options))                \
 	X(void, Log, (struct RedisModuleCtx *, const char *level, const char *fmt, ...)) \
 	X(int, CreateCommand,                                                            \
-	  (struct RedisModuleCtx *, const char *name, server_command *, const char *flags, \
-	   int first_key, int last_key, int key_step))                                   \
+	  (struct RedisModuleCtx *, const char *name, server_command *,                  \
+	   const char *flags, int first_key, int last_key, int key_step))                \
 	X(struct RedisModuleType *, CreateDataType,                                      \
 	  (struct RedisModuleCtx *, const char *name, int encoding_version,              \
 	   struct RedisModuleTypeMethods *))                                             \
@@ -127,7 +132,7 @@ typedef void server_info(struct RedisModuleInfoCtx *ctx, int for_crash_report);
 	X(int, GetSelectedDb, (struct RedisModuleCtx *))                                 \
 	X(int, SelectDb, (struct RedisModuleCtx *, int db))                              \
 	X(struct RedisModuleKey *, OpenKey,                                              \
-	  (struct RedisModuleCtx *, struct RedisModuleString *name, int mode))           \
+	  (struct RedisModuleCtx *, struct RedisModuleString * name, int mode))          \
 	X(void, CloseKey, (struct RedisModuleKey *))                                     \
 	X(int, KeyType, (struct RedisModuleKey *))                                       \
 	X(struct RedisModuleType *, ModuleTypeGetType, (struct RedisModuleKey *))        \
@@ -151,7 +156,7 @@ typedef void server_info(struct RedisModuleInfoCtx *ctx, int for_crash_report);
 	  (struct RedisModuleCtx *, const char *command, const char *fmt, ...))          \
 	X(int, ReplicateVerbatim, (struct RedisModuleCtx *))                             \
 	X(void, SaveStringBuffer, (struct RedisModuleIO *, const char *bytes, size_t n)) \
-	X(char *, LoadStringBuffer, (struct RedisModuleIO *, size_t *n))                 \
+	X(char *, LoadStringBuffer, (struct RedisModuleIO *, size_t * n))                \
 	X(int, IsIOError, (struct RedisModuleIO *))                                      \
 	X(void, LogIOError,                                                              \
 	  (struct RedisModuleIO *, const char *level, const char *fmt, ...))             \
@@ -162,12 +167,13 @@ typedef void server_info(struct RedisModuleInfoCtx *ctx, int for_crash_report);
 	X(int, EventLoopAdd, (int fd, int mask, server_turn *, void *user))              \
 	X(int, EventLoopDel, (int fd, int mask))
 
-#define SERVER_DECLARE(result, name, arguments) extern result(*RedisModule_##name) arguments;
+#define SERVER_DECLARE(result, name, arguments)                                          \
+	extern result(*RedisModule_##name) arguments;
 SERVER_CALLS(SERVER_DECLARE)
 #undef SERVER_DECLARE
 
 /* What the server calls first.  'argv' are the words behind the module's path. */
-int RedisModule_OnLoad(struct RedisModuleCtx *ctx, struct RedisModuleString **argv,
-		       int argc);
+int
+RedisModule_OnLoad(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int argc);
 
 #endif

@@ -18,9 +18,9 @@
 #include <string.h>
 
 enum {
-	TICK_EXPIRE = 1000,			/* Records at a time: about 0.2 ms. */
-	TICK_BUDGET_US = 1000,			/* 1 % of the time between ticks. */
-	TICK_MAX_KEPT = 1024,			/* More names are for frames to expire. */
+	TICK_EXPIRE = 1000,    /* Records at a time: about 0.2 ms. */
+	TICK_BUDGET_US = 1000, /* 1 % of the time between ticks. */
+	TICK_MAX_KEPT = 1024,  /* More names are for frames to expire. */
 };
 
 struct kept {
@@ -30,18 +30,18 @@ struct kept {
 	char name[];
 };
 
-static struct kept *kept;			/* The next one to expire comes first. */
+static struct kept *kept; /* The next one to expire comes first. */
 static unsigned int n_kept;
 static struct buffer effects;
 static struct RedisModuleCtx *info_ctx;
 
-static bool primary;
+static bool replica;
 static bool listeners = true;
 
 static struct {
 	bool runs;
-	uint64_t stands_at_ms;			/* While it does not run. */
-	uint64_t behind_ms;			/* Of the machine's, while it runs. */
+	uint64_t stands_at_ms; /* While it does not run. */
+	uint64_t behind_ms;    /* Of the machine's, while it runs. */
 } idle_clock = { .stands_at_ms = 1 };
 
 uint64_t
@@ -67,9 +67,9 @@ clock_run(bool run)
 }
 
 bool
-tick_is_primary(void)
+tick_is_replica(void)
 {
-	return primary;
+	return replica;
 }
 
 bool
@@ -98,7 +98,8 @@ tick_keep(int db, const char *name, size_t bytes)
 }
 
 static struct RedisModuleKey *
-kept_open(struct RedisModuleCtx *ctx, const struct kept *k, struct RedisModuleString **name)
+kept_open(struct RedisModuleCtx *ctx, const struct kept *k,
+	  struct RedisModuleString **name)
 {
 	struct RedisModuleKey *key = NULL;
 
@@ -181,9 +182,9 @@ has_replicas(struct RedisModuleCtx *ctx)
 static void
 note_role(int flags)
 {
-	primary = (flags & SERVER_IS_MASTER) != 0 &&
-		  (flags & (SERVER_IS_LOADING | SERVER_IS_ASYNC_LOADING)) == 0;
-	clock_run(primary);
+	replica = (flags & SERVER_IS_MASTER) == 0;
+	clock_run(!replica &&
+		  (flags & (SERVER_IS_LOADING | SERVER_IS_ASYNC_LOADING)) == 0);
 }
 
 static void
@@ -196,7 +197,7 @@ on_cron(struct RedisModuleCtx *ctx, struct RedisModuleEvent event, uint64_t sube
 	note_role(flags);
 	if ((flags & SERVER_HAS_CHILD) == 0)
 		listeners = (flags & SERVER_HAS_AOF) != 0 || has_replicas(ctx);
-	if (primary && !RedisModule_AvoidReplicaTraffic())
+	if (idle_clock.runs && !RedisModule_AvoidReplicaTraffic())
 		tick_expire(ctx);
 }
 
@@ -293,6 +294,8 @@ tick_load(struct RedisModuleCtx *ctx)
 		{ SERVER_EVENT_FORK, on_fork },
 	};
 
+	/* The clock stays where it is: the server has not loaded its data yet. */
+	replica = (RedisModule_GetContextFlags(ctx) & SERVER_IS_MASTER) == 0;
 	info_ctx = RedisModule_GetDetachedThreadSafeContext(ctx);
 	for (unsigned int i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
 		struct RedisModuleEvent event = { events[i].id, 1 };

@@ -174,14 +174,7 @@ open_connection(struct nf_run *r, enum state state, uint8_t opened)
 
 /* --- TCP ---------------------------------------------------------------------- */
 
-enum segment {
-	SYN,
-	SYN_ACK,
-	FIN,
-	ACK,
-	RST,
-	INVALID,
-};
+enum segment { SYN, SYN_ACK, FIN, ACK, RST, INVALID };
 
 static enum segment
 segment_of(uint8_t flags)

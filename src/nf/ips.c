@@ -16,7 +16,6 @@
 #include "nf/matcher.h"
 
 enum {
-	MAX_CONTENT_BYTES = 250,
 	MAX_REPORTED = 8,			/* Signatures, of one packet. */
 };
 
@@ -34,11 +33,6 @@ struct inspection {				/* Key: nf_connection(). */
 
 NF_TABLE(inspection, struct flow, struct inspection, .idle_ms = 7440 * 1000)
 
-struct content {
-	uint16_t n_bytes;
-	uint8_t bytes[MAX_CONTENT_BYTES];
-};
-
 enum signature_action {
 	ALERT,
 	DROP,
@@ -47,7 +41,7 @@ enum signature_action {
 struct signature {
 	uint64_t id;
 	int action;				/* enum signature_action */
-	struct content content;
+	struct matcher_text content;
 };
 
 struct ips_options {
@@ -66,52 +60,11 @@ struct ips {
 
 /* --- options ------------------------------------------------------------------ */
 
-static int
-hex(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	c |= 0x20;
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* Text with bytes in hexadecimal between bars, as in "GET |0d 0a|"; a backslash takes
- * the next character as it is. */
-static int
-content_parse(const char *text, void *out)
-{
-	struct content *content = out;
-	bool in_hex = false;
-
-	content->n_bytes = 0;
-	for (const char *at = text; *at != '\0'; at++) {
-		int byte;
-
-		if (*at == '|') {
-			in_hex = !in_hex;
-			continue;
-		}
-		if (in_hex && *at == ' ')
-			continue;
-		if (in_hex) {
-			byte = hex(at[0]) < 0 ? -1 : hex(at[0]) << 4 | hex(at[1]);
-			at++;
-		} else {
-			at += *at == '\\';
-			byte = *at == '\0' ? -1 : (unsigned char)*at;
-		}
-		if (byte < 0 || content->n_bytes == MAX_CONTENT_BYTES)
-			return -EINVAL;
-		content->bytes[content->n_bytes++] = (uint8_t)byte;
-	}
-	return in_hex || content->n_bytes == 0 ? -EINVAL : 0;
-}
-
 static const struct config_field signature_fields[] = {
 	{ "id", CONFIG_UINT, offsetof(struct signature, id), .required = true, .min = 1,
 	  .max = UINT32_MAX, .help = "a number of its own, which alerts name" },
 	{ "content", CONFIG_SCALAR, offsetof(struct signature, content), .required = true,
-	  .parse = content_parse,
+	  .parse = matcher_text_parse,
 	  .help = "1 to 250 bytes, as text and |hexadecimal|: 'GET /x|0d 0a|'" },
 	{ "action", CONFIG_ENUM, offsetof(struct signature, action), .required = true,
 	  .words = (const char *const[]){ "alert", "drop", NULL },
@@ -149,7 +102,7 @@ signatures_hash(const struct signature *signature, unsigned int n)
 	uint32_t hash = 2166136261U;
 
 	for (unsigned int i = 0; i < n; i++) {
-		const struct content *c = &signature[i].content;
+		const struct matcher_text *c = &signature[i].content;
 
 		hash = (hash ^ c->n_bytes) * 16777619U;
 		for (unsigned int at = 0; at < c->n_bytes; at++)

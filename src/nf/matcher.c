@@ -14,6 +14,7 @@
 #include "nf/matcher.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +29,45 @@ struct matcher {
 	uint32_t *same_end;			/* By string: another equal one, NONE. */
 	uint32_t *suffix;			/* By state: longest suffix with an end, 0. */
 };
+
+static int
+hex(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c |= 0x20;
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+int
+matcher_text_parse(const char *text, void *out)
+{
+	struct matcher_text *content = out;
+	bool in_hex = false;
+
+	content->n_bytes = 0;
+	for (const char *at = text; *at != '\0'; at++) {
+		int byte;
+
+		if (*at == '|') {
+			in_hex = !in_hex;
+			continue;
+		}
+		if (in_hex && *at == ' ')
+			continue;
+		if (in_hex) {
+			byte = hex(at[0]) < 0 ? -1 : hex(at[0]) << 4 | hex(at[1]);
+			at++;
+		} else {
+			at += *at == '\\';
+			byte = *at == '\0' ? -1 : (unsigned char)*at;
+		}
+		if (byte < 0 || content->n_bytes == MATCHER_TEXT_BYTES)
+			return -EINVAL;
+		content->bytes[content->n_bytes++] = (uint8_t)byte;
+	}
+	return in_hex || content->n_bytes == 0 ? -EINVAL : 0;
+}
 
 void
 matcher_free(struct matcher *m)

@@ -14,7 +14,18 @@
 enum {
 	MATCHER_START = 0,			/* The state before the first byte. */
 	MATCHER_MAX_BYTES = 256 * 1024,		/* Of all strings together. */
+	MATCHER_TEXT_BYTES = 250,
 };
+
+/* A string as users write it: text with bytes in hexadecimal between bars, as in
+ * "GET /|0d 0a|"; a backslash takes the next character as it is. */
+struct matcher_text {
+	uint16_t n_bytes;
+	uint8_t bytes[MATCHER_TEXT_BYTES];
+};
+
+/* For a config_field; 'out' is a struct matcher_text.  Returns 0 or -EINVAL. */
+int matcher_text_parse(const char *text, void *out);
 
 struct matcher_string {
 	const uint8_t *bytes;

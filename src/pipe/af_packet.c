@@ -3,22 +3,21 @@
  *
  * DPDK has a driver for this, reachable as "net_af_packet0,iface=eth0".  It asks the
  * kernel to put fragments together and then cuts off what does not fit, hands on the
- * checksums that a veth leaves unfinished, sees what the host itself sends, and waits
+ * checksums and segments that a veth leaves unfinished, sees what the host itself sends, and waits
  * without end in transmit when the interface is down.  A function in the middle of the
  * traffic can have none of that.
  *
  * Packets are received from a ring shared with the kernel (packet_mmap.rst, version 2:
- * each frame is there at once, without a timeout for a block) and sent by sendmmsg()
- * from where they lie.
+ * each frame is there at once, without a timeout for a block); those that do not fit
+ * into its frames are read from the socket.  They are sent by sendmmsg() from where
+ * they lie.
  */
 #define _GNU_SOURCE
 #include "pipe/port.h"
 
 #include <errno.h>
-#include <linux/ethtool.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
-#include <linux/sockios.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,12 +27,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <rte_ip.h>
-#include <rte_tcp.h>
-#include <rte_udp.h>
-
 #include "base/log.h"
-#include "net/packet.h"
+#include "pipe/segment.h"
 
 enum {
 	RING_BYTES = 4 << 20,			/* 2048 frames of the usual MTU. */
@@ -42,7 +37,9 @@ enum {
 	MAX_FRAME_BYTES = 128 << 10,
 	/* What the kernel puts before the packet, and two VLAN tags. */
 	FRAME_HEAD_BYTES = 128,
-	SEND_BYTES = 4 << 20,			/* The socket's, not yet sent. */
+	MAX_SEGMENTS = 256,			/* In one packet. */
+	LARGE_BYTES = 128 << 10,
+	SOCKET_BYTES = 4 << 20,			/* Not yet sent, or too long for a frame. */
 	SEND_PACKETS = 64,			/* In one call. */
 	SEND_PARTS = 256,
 	CHECK_TURNS = 256,			/* Idle ones between looks at the link. */
@@ -55,41 +52,20 @@ struct af_packet {
 	unsigned int frame_bytes, n_frames, at;
 	unsigned int idle;
 	bool down, told;
-	uint64_t unsuitable;			/* Packets longer than the ring's frames or
-						 * the MTU. */
-	_Atomic uint64_t dropped;		/* By the kernel: the ring was full. */
+	uint64_t unsuitable;			/* Longer than the MTU, or no TCP though many
+						 * in one. */
+	_Atomic uint64_t dropped;		/* The ring was full, or the pool empty. */
 	unsigned int mtu;
 	char name[IF_NAMESIZE];
+	unsigned int n_waiting, n_given;	/* Of 'waiting'. */
+	struct rte_mbuf *waiting[MAX_SEGMENTS];
+	uint8_t large[LARGE_BYTES];		/* For a packet longer than a frame. */
 };
 
 static struct af_packet *
 af_packet_of(const struct port *p)
 {
 	return (struct af_packet *)(uintptr_t)p;
-}
-
-/* Does what a NIC would have done to a packet that never sees one. */
-static void
-checksum_finish(uint8_t *data, uint32_t bytes)
-{
-	struct packet p;
-	unsigned int at;
-	uint16_t check = 0;
-
-	if (packet_parse(&p, data, bytes, bytes) != PACKET_OK || p.l4 == 0)
-		return;
-	if (p.flow.protocol == PROTO_TCP)
-		at = p.l4 + offsetof(struct rte_tcp_hdr, cksum);
-	else if (p.flow.protocol == PROTO_UDP)
-		at = p.l4 + offsetof(struct rte_udp_hdr, dgram_cksum);
-	else
-		return;
-	memcpy(data + at, &check, sizeof(check));
-	if (p.flow.version == 4)
-		check = rte_ipv4_udptcp_cksum((const void *)(data + p.l3), data + p.l4);
-	else if (p.l4 == p.l3 + sizeof(struct rte_ipv6_hdr))
-		check = rte_ipv6_udptcp_cksum((const void *)(data + p.l3), data + p.l4);
-	memcpy(data + at, &check, sizeof(check));
 }
 
 static void
@@ -99,33 +75,66 @@ unsuitable(struct af_packet *a, unsigned int bytes)
 	if (a->told)
 		return;
 	a->told = true;
-	log_warning("port", "af_packet:%s: a packet of %u bytes, the MTU is %u: dropped, as all "
-			    "such; on the interface that sends: ethtool -K NAME tso off gso off",
+	log_warning("port", "af_packet:%s: a packet of %u bytes does not fit, its MTU is %u: "
+			    "dropped, as all such",
 		    a->name, bytes, a->mtu);
 }
 
-/* The packet in a frame of the ring, or NULL if there is no buffer for it. */
-static struct rte_mbuf *
-frame_packet(const struct af_packet *a, struct tpacket2_hdr *h)
+/* Puts the VLAN tag back that the kernel took out, in front of which there are a few
+ * bytes that nobody needs any more. */
+static uint8_t *
+tag_insert(const struct tpacket2_hdr *h, uint8_t *data)
+{
+	bool told = h->tp_status & TP_STATUS_VLAN_TPID_VALID;
+	rte_be16_t tag[2] = { rte_cpu_to_be_16(told ? h->tp_vlan_tpid : ETH_P_8021Q),
+			      rte_cpu_to_be_16(h->tp_vlan_tci) };
+
+	memmove(data - sizeof(tag), data, 2 * ETH_ALEN);
+	memcpy(data - sizeof(tag) + 2 * ETH_ALEN, tag, sizeof(tag));
+	return data - sizeof(tag);
+}
+
+/* Takes the packet of a frame that is ours: it waits as one or more afterwards, or is
+ * lost. */
+static void
+frame_take(struct af_packet *a, struct tpacket2_hdr *h)
 {
 	uint8_t *data = (uint8_t *)h + h->tp_mac;
-	unsigned int bytes = h->tp_snaplen, head_bytes = 0;
-	uint8_t head[2 * ETH_ALEN + 4];
+	uint32_t bytes = h->tp_snaplen;
+	struct virtio_net_hdr virtio;
 
-	if (h->tp_status & TP_STATUS_CSUMNOTREADY)
-		checksum_finish(data, bytes);
-	if ((h->tp_status & TP_STATUS_VLAN_VALID) && bytes >= 2 * ETH_ALEN) {
-		bool told = h->tp_status & TP_STATUS_VLAN_TPID_VALID;
-		rte_be16_t tag[2] = { rte_cpu_to_be_16(told ? h->tp_vlan_tpid : ETH_P_8021Q),
-				      rte_cpu_to_be_16(h->tp_vlan_tci) };
+	a->n_given = a->n_waiting = 0;
+	if (h->tp_status & TP_STATUS_COPY) {
+		ssize_t got = recv(a->port.wait_fd, a->large, sizeof(a->large),
+				   MSG_DONTWAIT | MSG_TRUNC);
 
-		memcpy(head, data, 2 * ETH_ALEN);
-		memcpy(head + 2 * ETH_ALEN, tag, sizeof(tag));
-		head_bytes = sizeof(head);
-		data += 2 * ETH_ALEN;
-		bytes -= 2 * ETH_ALEN;
+		data = a->large + sizeof(virtio);
+		bytes = got > (ssize_t)sizeof(virtio) ? got - sizeof(virtio) : 0;
+		if (bytes == 0 || got > (ssize_t)sizeof(a->large)) {
+			unsuitable(a, bytes);
+			return;
+		}
+	} else if (bytes < h->tp_len) {
+		a->dropped++;			/* The socket's buffer was full. */
+		return;
 	}
-	return port_packet(a->port.pool, head, head_bytes, data, bytes);
+	memcpy(&virtio, data - sizeof(virtio), sizeof(virtio));
+	if ((h->tp_status & TP_STATUS_VLAN_VALID) && bytes >= 2 * ETH_ALEN) {
+		data = tag_insert(h, data);
+		bytes += 4;
+		virtio.csum_start += 4;
+	}
+	if (virtio.gso_type != VIRTIO_NET_HDR_GSO_NONE) {
+		a->n_waiting = segment_tcp(a->port.pool, data, bytes, &virtio, a->waiting,
+					   MAX_SEGMENTS);
+		if (a->n_waiting == 0)
+			unsuitable(a, bytes);
+		return;
+	}
+	segment_checksum(data, bytes, &virtio);
+	a->waiting[0] = port_packet(a->port.pool, NULL, 0, data, bytes);
+	a->n_waiting = a->waiting[0] != NULL;
+	a->dropped += a->waiting[0] == NULL;
 }
 
 /* An interface that goes down leaves an error on the socket, for which poll() wakes
@@ -152,18 +161,14 @@ af_packet_rx(struct port *p, struct rte_mbuf **packets, unsigned int n)
 	while (received < n) {
 		struct tpacket2_hdr *h =
 			(struct tpacket2_hdr *)(a->ring + (size_t)a->at * a->frame_bytes);
-		uint32_t status = __atomic_load_n(&h->tp_status, __ATOMIC_ACQUIRE);
 
-		if ((status & TP_STATUS_USER) == 0)
-			break;
-		if (h->tp_snaplen < h->tp_len) {
-			unsuitable(a, h->tp_len);
-		} else {
-			packets[received] = frame_packet(a, h);
-			if (packets[received] == NULL)
-				break;
-			received++;
+		if (a->n_given < a->n_waiting) {
+			packets[received++] = a->waiting[a->n_given++];
+			continue;
 		}
+		if (!(__atomic_load_n(&h->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER))
+			break;
+		frame_take(a, h);
 		__atomic_store_n(&h->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
 		a->at = a->at + 1 < a->n_frames ? a->at + 1 : 0;
 	}
@@ -241,6 +246,8 @@ af_packet_close(struct port *p)
 {
 	struct af_packet *a = af_packet_of(p);
 
+	while (a->n_given < a->n_waiting)
+		rte_pktmbuf_free(a->waiting[a->n_given++]);
 	if (a->ring != NULL)
 		munmap(a->ring, (size_t)a->n_frames * a->frame_bytes);
 	if (a->tx_fd >= 0)
@@ -259,6 +266,16 @@ static int
 option_set(int fd, int option, int value)
 {
 	return setsockopt(fd, SOL_PACKET, option, &value, sizeof(value)) == 0 ? 0 : -errno;
+}
+
+/* As far as we may. */
+static void
+buffer_set(int fd, int force, int option)
+{
+	int bytes = SOCKET_BYTES;
+
+	if (setsockopt(fd, SOL_SOCKET, force, &bytes, sizeof(bytes)) != 0)
+		setsockopt(fd, SOL_SOCKET, option, &bytes, sizeof(bytes));
 }
 
 static int
@@ -295,7 +312,6 @@ sockets_open(struct af_packet *a, unsigned int index)
 	struct sockaddr_ll address = { .sll_family = AF_PACKET, .sll_ifindex = index };
 	struct packet_mreq promiscuous = { .mr_ifindex = index,
 					   .mr_type = PACKET_MR_PROMISC };
-	int bytes = SEND_BYTES;
 
 	/* Without a protocol nothing is received: not before bind(), when it would be
 	 * from all interfaces, and never on the one that sends. */
@@ -305,19 +321,23 @@ sockets_open(struct af_packet *a, unsigned int index)
 		return -errno;
 	int err = option_set(a->port.wait_fd, PACKET_IGNORE_OUTGOING, 1);
 	if (err == 0)
+		err = option_set(a->port.wait_fd, PACKET_VNET_HDR, 1);
+	if (err == 0)
+		err = option_set(a->port.wait_fd, PACKET_COPY_THRESH, 1);
+	if (err == 0)
 		err = ring_open(a);
 	if (err == 0)
 		err = option_set(a->tx_fd, PACKET_QDISC_BYPASS, 1);
 	if (err != 0)
 		return err;
-	if (setsockopt(a->tx_fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) != 0)
-		setsockopt(a->tx_fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+	buffer_set(a->tx_fd, SO_SNDBUFFORCE, SO_SNDBUF);
+	buffer_set(a->port.wait_fd, SO_RCVBUFFORCE, SO_RCVBUF);
 	if (setsockopt(a->port.wait_fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &promiscuous,
 		       sizeof(promiscuous)) != 0)
 		return -errno;
 	if (bind(a->tx_fd, (const void *)&address, sizeof(address)) != 0)
 		return -errno;
-	address.sll_protocol = htons(ETH_P_ALL);
+	address.sll_protocol = rte_cpu_to_be_16(ETH_P_ALL);
 	if (bind(a->port.wait_fd, (const void *)&address, sizeof(address)) != 0)
 		return -errno;
 	return 0;
@@ -339,30 +359,6 @@ fanout_join(int fd, uint16_t *id)
 		return -errno;
 	*id = value & 0xffff;
 	return 0;
-}
-
-/* Receive offload puts segments together to packets longer than the MTU. */
-static void
-offload_off(int fd, const char *name)
-{
-	struct ethtool_value value = { .cmd = ETHTOOL_GGRO };
-	struct ifreq r = { .ifr_data = (void *)&value };
-
-	snprintf(r.ifr_name, sizeof(r.ifr_name), "%s", name);
-	if (ioctl(fd, SIOCETHTOOL, &r) == 0 && value.data != 0) {
-		value = (struct ethtool_value){ .cmd = ETHTOOL_SGRO };
-		if (ioctl(fd, SIOCETHTOOL, &r) == 0)
-			log_info("port", "af_packet:%s: switched its receive offload (gro) off",
-				 name);
-	}
-	value = (struct ethtool_value){ .cmd = ETHTOOL_GFLAGS };
-	if (ioctl(fd, SIOCETHTOOL, &r) == 0 && (value.data & ETH_FLAG_LRO)) {
-		value.cmd = ETHTOOL_SFLAGS;
-		value.data &= ~ETH_FLAG_LRO;
-		if (ioctl(fd, SIOCETHTOOL, &r) == 0)
-			log_info("port", "af_packet:%s: switched its receive offload (lro) off",
-				 name);
-	}
 }
 
 static unsigned int
@@ -420,10 +416,8 @@ af_packet_open(const struct port_request *r, struct port **queue, char *why, siz
 		if (err == 0 && r->n_queues > 1)
 			err = fanout_join(queue[i]->wait_fd, &fanout);
 	}
-	if (err == 0) {
-		offload_off(queue[0]->wait_fd, r->rest);
+	if (err == 0)
 		return 0;
-	}
 	for (i = 0; i < r->n_queues; i++) {
 		if (queue[i] != NULL)
 			af_packet_close(queue[i]);

@@ -385,7 +385,7 @@ outside_answer(struct gen *g, struct rte_mbuf *m)
 	memcpy(&ack, l4 + 8, sizeof(ack));
 	seq = rte_be_to_cpu_32(seq);
 	ack = rte_be_to_cpu_32(ack);
-	if (l4[13] & TCP_RST)
+	if ((l4[13] & TCP_RST) || (l4[13] == TCP_ACK && !gen_has_payload(f, data)))
 		return false;
 	if (l4[13] & TCP_SYN)
 		gen_answer(f, m, TCP_SYN | TCP_ACK, ~seq, seq + 1);
@@ -480,17 +480,11 @@ gen_close(struct port *p)
 	rte_free(g);
 }
 
-static void
-outside_close(struct port *p)
-{
-	(void)p;
-}
-
 static const struct port_ops inside_ops = {
 	.rx = inside_rx, .tx = inside_tx, .ended = inside_ended, .close = gen_close
 };
 static const struct port_ops outside_ops = {
-	.rx = outside_rx, .tx = outside_tx, .ended = outside_ended, .close = outside_close
+	.rx = outside_rx, .tx = outside_tx, .ended = outside_ended
 };
 
 bool

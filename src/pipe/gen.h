@@ -83,6 +83,9 @@ void gen_answer(const struct gen_frame *f, struct rte_mbuf *m, uint8_t tcp_flags
 /* Whether the IPv4 and L4 checksums are right and the lengths fit the buffer. */
 bool gen_frame_ok(const struct gen_frame *f, const struct rte_mbuf *m);
 
+/* Of a TCP packet that is all right otherwise. */
+bool gen_has_payload(const struct gen_frame *f, const uint8_t *data);
+
 /* Whether it is a packet of this kind, its headers at the usual offsets. */
 static __rte_always_inline bool
 gen_frame_is_ours(const struct rte_mbuf *m, const uint8_t *data, bool ipv6, bool udp)

@@ -237,3 +237,13 @@ gen_frame_ok(const struct gen_frame *f, const struct rte_mbuf *m)
 	uint16_t check = l4_check(f, data);
 	return check == 0 || (f->udp && check == 0xffff);
 }
+
+bool
+gen_has_payload(const struct gen_frame *f, const uint8_t *data)
+{
+	/* IPv6 counts what is behind its header. */
+	const uint8_t *length = data + (f->ipv6 ? 18 : 16);
+	unsigned int head_bytes = f->ipv6 ? 20 : 40;
+
+	return (unsigned int)(length[0] << 8 | length[1]) > head_bytes;
+}

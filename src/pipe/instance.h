@@ -24,7 +24,7 @@ struct settings {
 	struct config *config;			/* Owns all strings here. */
 	const struct nf *nf;
 	void *nf_options, *nf_static;
-	char *function, *store, *metrics, *alerts;
+	char *function, *store, *alerts;
 	char *port[2];				/* By nf_side. */
 	uint64_t store_timeout_ms;
 	uint64_t pipes_min, pipes_max;

@@ -108,6 +108,8 @@ ports_open(const char *const spec[2], unsigned int n_queues, unsigned int privat
 	}
 	for (unsigned int side = 0; side < 2; side++) {
 		kind[side] = kind_of(spec[side], &request.rest);
+		if (!kind[side]->ok(request.rest, why, why_bytes))
+			return -EINVAL;
 		packets += kind[side]->held;
 	}
 	err = pools_open(&p, packets, private_bytes, why, why_bytes);
@@ -120,9 +122,7 @@ ports_open(const char *const spec[2], unsigned int n_queues, unsigned int privat
 		request.side = side;
 		if (side == NF_OUTSIDE && kind[0] == kind[1])
 			request.inside = p.queue[NF_INSIDE];
-		err = -EINVAL;
-		if (kind[side]->ok(request.rest, why, why_bytes))
-			err = kind[side]->open(&request, p.queue[side], why, why_bytes);
+		err = kind[side]->open(&request, p.queue[side], why, why_bytes);
 		if (err != 0)
 			goto close;
 	}
@@ -181,7 +181,7 @@ ports_close(struct ports *p)
 		for (unsigned int i = p->n_queues; i-- > 0;) {
 			struct port *port = p->queue[side][i];
 
-			if (port != NULL)
+			if (port != NULL && port->ops->close != NULL)
 				port->ops->close(port);
 			p->queue[side][i] = NULL;
 		}

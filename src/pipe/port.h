@@ -27,6 +27,7 @@ struct port_ops {
 	/* Packets lost before we saw them; those of a device, not of a queue, count in
 	 * its queue 0.  NULL: none are. */
 	uint64_t (*missed)(const struct port *);
+	/* NULL: it goes with its peer. */
 	void (*close)(struct port *);
 };
 

@@ -4,7 +4,7 @@
  *
  * All that can fail is done first: the frame is validated, the reply, the effects and
  * the memory of the answers get their room.  Then the frame is taken in windows of
- * some 32 operations: all keys of a window are hashed and looked up at once, so that
+ * some 64 operations: all keys of a window are hashed and looked up at once, so that
  * misses of the cache wait for memory together, and then executed one by one; what
  * was looked up too early (an operation before it wrote the same record) is looked up
  * again.  Only memory for a group's records is asked for later, by each group before
@@ -15,7 +15,7 @@
 #include <errno.h>
 
 enum {
-	APPLY_WINDOW = 32,			/* Operations at which a window is full. */
+	APPLY_WINDOW = 64,			/* Operations at which a window is full. */
 	APPLY_MAX_OPS = APPLY_WINDOW - 1 + FRAME_MAX_GROUP_OPS,
 };
 

@@ -252,11 +252,15 @@ replay_next(struct partition *p, struct effect_cursor *c, struct effect_window *
 int
 partition_replay(struct partition *p, const void *effects, size_t bytes, uint64_t now_ms)
 {
-	struct effect_cursor c = { effects, (const uint8_t *)effects + bytes };
 	uint32_t now = partition_tick(p, now_ms);
+	struct effect_cursor c;
 	struct effect_window w;
 	int err = 0;
 
+	if (bytes == 0)				/* Of an empty buffer: NULL. */
+		return 0;
+	c.at = effects;
+	c.end = c.at + bytes;
 	w.n = 0;
 	while (err == 0 && c.at < c.end) {
 		err = replay_next(p, &c, &w, now);

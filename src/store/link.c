@@ -47,7 +47,8 @@ link_down(struct link *l, uint64_t now_ms)
 	l->state = LINK_DOWN;
 	l->rx_at = l->rx_end = 0;
 	/* Between half and all of it, so that many clients do not come at once. */
-	l->retry_ms = now_ms + l->backoff_ms / 2 + link_random(l) % (l->backoff_ms / 2 + 1);
+	l->retry_ms =
+		now_ms + l->backoff_ms / 2 + link_random(l) % (l->backoff_ms / 2 + 1);
 	l->backoff_ms *= 2;
 	if (l->backoff_ms > LINK_MAX_BACKOFF_MS)
 		l->backoff_ms = LINK_MAX_BACKOFF_MS;
@@ -78,7 +79,8 @@ link_refused(struct link *l, uint64_t now_ms, const char *text, size_t bytes)
 		const char *advice;
 	} known[] = {
 		{ "ERR unknown command", true,
-		  "the module is not loaded: redis-server --loadmodule .../snf_store.so" },
+		  "the module is not loaded: redis-server --loadmodule "
+		  ".../snf_store.so" },
 		{ "ERR SNFPROTO", true,
 		  "the module is of another release: load the snf_store.so of this one" },
 		{ "ERR SNFTABLE", true,
@@ -87,8 +89,9 @@ link_refused(struct link *l, uint64_t now_ms, const char *text, size_t bytes)
 		{ "NOAUTH", true, "it wants a password: valkey://user:password@host" },
 		{ "WRONGPASS", true, "user or password is wrong" },
 		{ "ERR AUTH", true, "it has no password: take it out of the URL" },
-		{ "NOPERM", true, "the user may not: ACL SETUSER ... +snf.open +snf.frame "
-				  "~snf:*" },
+		{ "NOPERM", true,
+		  "the user may not: ACL SETUSER ... +snf.open +snf.frame "
+		  "~snf:*" },
 		{ "MOVED", true, "it is a Cluster" },
 		{ "DENIED", true, "protected mode: give it a password or bind it" },
 		{ "READONLY", false, "it is a replica: give the primary's address" },
@@ -110,7 +113,8 @@ link_refused(struct link *l, uint64_t now_ms, const char *text, size_t bytes)
 	}
 	/* One line of what somebody else wrote. */
 	snprintf(l->reason, sizeof(l->reason), "the server says \"%.*s\"%s%s",
-		 (int)(bytes < 100 ? bytes : 100), text, *advice == 0 ? "" : ": ", advice);
+		 (int)(bytes < 100 ? bytes : 100), text, *advice == 0 ? "" : ": ",
+		 advice);
 	for (char *c = l->reason; *c != 0; c++)
 		if ((unsigned char)*c < ' ')
 			*c = ' ';
@@ -233,7 +237,7 @@ link_answers(struct link *l, uint64_t now_ms)
 	}
 	l->generation = generation;
 	memcpy(l->table_id, id, sizeof(id));
-	l->rx_at = l->rx_end = 0;		/* Nothing else was asked yet. */
+	l->rx_at = l->rx_end = 0; /* Nothing else was asked yet. */
 	l->backoff_ms = LINK_BACKOFF_MS;
 	l->state = LINK_UP;
 	if (l->logged[0] != 0)
@@ -314,7 +318,8 @@ hello_write(struct link *l, const struct store_table *tables)
 	if (u->password[0] != 0) {
 		fits = resp_put_head(&o, '*', u->user[0] != 0 ? 3 : 2) &&
 		       resp_put_string(&o, "AUTH", 4) &&
-		       (u->user[0] == 0 || resp_put_string(&o, u->user, strlen(u->user))) &&
+		       (u->user[0] == 0 ||
+			resp_put_string(&o, u->user, strlen(u->user))) &&
 		       resp_put_string(&o, u->password, strlen(u->password));
 	}
 	fits = fits && resp_put_head(&o, '*', 3 + 4 * l->n_tables) &&
@@ -335,8 +340,11 @@ int
 link_init(struct link *l, const struct store_url *url, const struct store_table *tables,
 	  unsigned int n_tables, unsigned int timeout_ms)
 {
-	*l = (struct link){ .url = *url, .fd = -1, .n_tables = n_tables,
-			    .timeout_ms = timeout_ms, .backoff_ms = LINK_BACKOFF_MS,
+	*l = (struct link){ .url = *url,
+			    .fd = -1,
+			    .n_tables = n_tables,
+			    .timeout_ms = timeout_ms,
+			    .backoff_ms = LINK_BACKOFF_MS,
 			    .quiet = true };
 	snprintf(l->key, sizeof(l->key), "snf:{%s:0}", url->name);
 	if (getrandom(&l->random, sizeof(l->random), 0) < 0 || l->random == 0)

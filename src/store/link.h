@@ -17,14 +17,14 @@
 
 enum {
 	LINK_MAX_ADDRESSES = 8,
-	LINK_HELLO_BYTES = 4096,		/* Holds AUTH, and OPEN of 16 tables. */
+	LINK_HELLO_BYTES = 4096, /* Holds AUTH, and OPEN of 16 tables. */
 	LINK_RECEIVE_BYTES = 64 << 10,
-	LINK_KEY_BYTES = 80,			/* "snf:{NAME:0}" */
+	LINK_KEY_BYTES = 80, /* "snf:{NAME:0}" */
 };
 
 enum link_state {
-	LINK_DOWN,				/* Until 'retry_ms'. */
-	LINK_GREETING,				/* Connecting, or waiting for its answers. */
+	LINK_DOWN,     /* Until 'retry_ms'. */
+	LINK_GREETING, /* Connecting, or waiting for its answers. */
 	LINK_UP,
 };
 
@@ -38,7 +38,7 @@ union link_address {
 struct link {
 	/* Set by link_init(), constant after. */
 	struct store_url url;
-	char key[LINK_KEY_BYTES];		/* Of the partition. */
+	char key[LINK_KEY_BYTES]; /* Of the partition. */
 	union link_address address[LINK_MAX_ADDRESSES];
 	socklen_t address_bytes[LINK_MAX_ADDRESSES];
 	unsigned int n_addresses, n_tables, timeout_ms;
@@ -46,12 +46,12 @@ struct link {
 	size_t hello_bytes;
 
 	enum link_state state;
-	int fd;					/* -1 while it is down. */
+	int fd; /* -1 while it is down. */
 	unsigned int next_address;
 	size_t hello_sent;
-	uint64_t retry_ms, backoff_ms;		/* When it is down: when to try again. */
-	uint64_t give_up_ms;			/* When it greets: until when. */
-	uint64_t random;			/* State of the jitter; never 0. */
+	uint64_t retry_ms, backoff_ms; /* When it is down: when to try again. */
+	uint64_t give_up_ms;           /* When it greets: until when. */
+	uint64_t random;               /* State of the jitter; never 0. */
 
 	/* What the last greeting brought. */
 	uint64_t generation;
@@ -61,16 +61,16 @@ struct link {
 	uint8_t *rx;
 	size_t rx_at, rx_end;
 
-	bool quiet;				/* Failures are told by 'reason' alone. */
-	bool hopeless;				/* The last one does not pass by itself. */
+	bool quiet;    /* Failures are told by 'reason' alone. */
+	bool hopeless; /* The last one does not pass by itself. */
 	char reason[256], logged[256];
 };
 
 /* Finds the server and writes the greeting; does not connect yet.  Blocks while a
  * name is resolved.  Returns 0 or a negative errno; then 'reason' says why. */
-int link_init(struct link *l, const struct store_url *url,
-	      const struct store_table *tables, unsigned int n_tables,
-	      unsigned int timeout_ms);
+int
+link_init(struct link *l, const struct store_url *url, const struct store_table *tables,
+	  unsigned int n_tables, unsigned int timeout_ms);
 void link_fini(struct link *l);
 
 /* Connects and greets as far as that goes without waiting. */

@@ -11,15 +11,15 @@
 #include <sys/types.h>
 
 enum {
-	RESP_MAX_LINE = 1024,			/* Longer ones are not the server's. */
-	RESP_MAX_HEAD = 24,			/* "$" and 19 digits and "\r\n" */
+	RESP_MAX_LINE = 1024, /* Longer ones are not the server's. */
+	RESP_MAX_HEAD = 24,   /* "$" and 19 digits and "\r\n" */
 };
 
 /* The first line of a reply. */
 struct resp {
-	char type;				/* '+', '-', ':', '$' or '*' */
-	int64_t number;				/* ':', and the length of '$' and '*', -1: null. */
-	const char *text;			/* '+', '-': not terminated. */
+	char type;        /* '+', '-', ':', '$' or '*' */
+	int64_t number;   /* ':', and the length of '$' and '*', -1: null. */
+	const char *text; /* '+', '-': not terminated. */
 	size_t text_bytes;
 };
 

@@ -25,6 +25,7 @@ enum {
 	TABLE_FIRST = 64,			/* Buckets at the start. */
 	TABLE_SEGMENT_BITS = 12,		/* 256 KiB: no pause when one is made. */
 	TABLE_SPILL_BITS = 8,
+	TABLE_LINE = 64,
 	TABLE_ALL = (1 << TABLE_BUCKET_ENTRIES) - 1,
 };
 
@@ -263,6 +264,17 @@ candidate(const struct table *t, uint64_t hash)
 	}
 }
 
+/* The record's key and first values; one that is longer than a line has two. */
+static inline void
+record_prefetch(const struct table *t, record_id id)
+{
+	const uint8_t *r = (const uint8_t *)table_record(t, id);
+
+	__builtin_prefetch(r);
+	if (t->slots.chunks[id >> TABLE_SLOT_BITS].slot_bytes > TABLE_LINE)
+		__builtin_prefetch(r + TABLE_LINE);
+}
+
 void
 table_probe(const struct table *t, struct table_probe *probes, unsigned int n)
 {
@@ -276,12 +288,8 @@ table_probe(const struct table *t, struct table_probe *probes, unsigned int n)
 		p->candidate = candidate(t, p->hash);
 		p->n_inserted = t->n_inserted;
 		p->n_removed = t->n_removed;
-		if (p->candidate != 0) {
-			const uint8_t *r = (uint8_t *)table_record(t, p->candidate);
-
-			__builtin_prefetch(r);
-			__builtin_prefetch(r + 64);
-		}
+		if (p->candidate != 0)
+			record_prefetch(t, p->candidate);
 	}
 }
 
@@ -359,19 +367,25 @@ entries_deal(struct table *t, const struct table_bucket *b)
 	}
 }
 
-/* Splitting needs the keys of all records of a bucket: a miss each, unless they are
- * asked for one split ahead. */
+/* Splitting needs the keys of all records of a bucket, a miss each, unless they are
+ * asked for one split ahead; and their ids two splits ahead, and so on. */
 static void
 split_prefetch(const struct table *t)
 {
-	const struct table_bucket *b =
-		bucket_at(t, t->n_buckets - ((t->mask >> 1) + 1));
+	uint32_t old = t->n_buckets - ((t->mask >> 1) + 1);
+	const struct table_bucket *b = bucket_at(t, old);
 
-	__builtin_prefetch(b + 1);
-	for (unsigned int i = 0; i < TABLE_BUCKET_ENTRIES; i++) {
-		if (b->tag[i] != 0)
+	__builtin_prefetch(bucket_at(t, old + 2));
+	for (;;) {
+		for (unsigned int i = 0; i < TABLE_BUCKET_ENTRIES && b->tag[i] != 0; i++)
 			__builtin_prefetch(table_record(t, b->id[i]));
+		if (b->overflow == 0)
+			break;
+		b = spill_at(t, b->overflow);
 	}
+	b = bucket_at(t, old + 1);
+	if (b->overflow != 0)
+		__builtin_prefetch(spill_at(t, b->overflow));
 }
 
 /* Deals the entries of the next bucket in turn to it and a new one.  Overflow

@@ -30,7 +30,8 @@ part_copy(char *to, size_t room, const char *from, const char *end)
 		int c = (unsigned char)*from++;
 
 		if (c == '%') {
-			if (end - from < 2 || hex_digit(from[0]) < 0 || hex_digit(from[1]) < 0)
+			if (end - from < 2 || hex_digit(from[0]) < 0 ||
+			    hex_digit(from[1]) < 0)
 				return false;
 			c = hex_digit(from[0]) << 4 | hex_digit(from[1]);
 			from += 2;
@@ -97,7 +98,8 @@ tcp_parse(struct store_url *u, const char *at)
 	if (wrong != NULL)
 		return wrong;
 	if (*end == '/' && end[1] != 0 && !name_copy(u, end + 1, end + strlen(end)))
-		return "the name behind the '/' is up to 63 letters, digits, '_', '-', '.'";
+		return "the name behind the '/' is up to 63 letters, digits, '_', '-', "
+		       "'.'";
 	if (*end != 0 && *end != '/')
 		return "only /name may stand behind host and port";
 	if (*at == '[') {
@@ -114,7 +116,8 @@ tcp_parse(struct store_url *u, const char *at)
 	stop += *stop == ']';
 	if (stop == end)
 		return NULL;
-	return *stop == ':' ? port_parse(u, stop + 1, end) : "a ':' separates host and port";
+	return *stop == ':' ? port_parse(u, stop + 1, end)
+			    : "a ':' separates host and port";
 }
 
 static const char *
@@ -136,7 +139,8 @@ unix_parse(struct store_url *u, const char *at)
 		return NULL;
 	if (strncmp(end, query, sizeof(query) - 1) != 0 ||
 	    !name_copy(u, end + sizeof(query) - 1, end + strlen(end)))
-		return "only ?name=NAME may stand behind the path: up to 63 letters, digits, "
+		return "only ?name=NAME may stand behind the path: up to 63 letters, "
+		       "digits, "
 		       "'_', '-', '.'";
 	return NULL;
 }

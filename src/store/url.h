@@ -17,9 +17,9 @@
 
 struct store_url {
 	bool is_unix;
-	char host[256];				/* Or the path of the socket. */
+	char host[256]; /* Or the path of the socket. */
 	char port[8];
-	char user[128], password[256];		/* Empty: none. */
+	char user[128], password[256]; /* Empty: none. */
 	char name[64];
 };
 

@@ -31,17 +31,17 @@
 
 enum {
 	VALKEY_TIMEOUT_MS = 1000,
-	VALKEY_RESERVE = 192,			/* For the words in front of a frame. */
-	VALKEY_TAIL = 64,			/* For "\r\n" behind it. */
-	VALKEY_REPLY_BYTES = 64 << 10,		/* Grows to the longest that came. */
-	VALKEY_IDLE_MS = 100,			/* A closed connection is noticed by then. */
-	VALKEY_SOON_MS = 5,			/* While a socket may become writable. */
+	VALKEY_RESERVE = 192,          /* For the words in front of a frame. */
+	VALKEY_TAIL = 64,              /* For "\r\n" behind it. */
+	VALKEY_REPLY_BYTES = 64 << 10, /* Grows to the longest that came. */
+	VALKEY_IDLE_MS = 100,          /* A closed connection is noticed by then. */
+	VALKEY_SOON_MS = 5,            /* While a socket may become writable. */
 };
 
 struct valkey_batch {
-	struct store_batch batch;		/* First. */
-	uint8_t *buffer;			/* Reserve, frame, tail. */
-	bool taken;				/* By the caller, or in flight. */
+	struct store_batch batch; /* First. */
+	uint8_t *buffer;          /* Reserve, frame, tail. */
+	bool taken;               /* By the caller, or in flight. */
 	/* Set by submit(). */
 	const uint8_t *command;
 	size_t command_bytes;
@@ -49,26 +49,26 @@ struct valkey_batch {
 	/* The reply with its "\r\n". */
 	uint8_t *reply;
 	size_t reply_room, reply_bytes;
-	size_t reply_want;			/* 0: its first line is still to come. */
+	size_t reply_want; /* 0: its first line is still to come. */
 };
 
 struct valkey {
-	struct store store;			/* First. */
+	struct store store; /* First. */
 	struct link link;
 	struct valkey_batch batch[STORE_BATCHES];
 	/* In flight, from the oldest: 'flight' is a ring that starts at 'first'. */
 	struct valkey_batch *flight[STORE_INFLIGHT];
 	unsigned int first, n_flight;
-	unsigned int n_sent;			/* Of them, sent whole. */
-	size_t next_sent;			/* Bytes of the one after those. */
+	unsigned int n_sent; /* Of them, sent whole. */
+	size_t next_sent;    /* Bytes of the one after those. */
 
-	uint8_t words[VALKEY_RESERVE];		/* What every command starts with. */
+	uint8_t words[VALKEY_RESERVE]; /* What every command starts with. */
 	size_t words_bytes;
 	uint64_t client, next_id, generation;
-	uint8_t table_id[STORE_MAX_TABLES];	/* In all frames in flight. */
-	bool same_ids;				/* All are the caller's own indexes. */
+	uint8_t table_id[STORE_MAX_TABLES]; /* In all frames in flight. */
+	bool same_ids;                      /* All are the caller's own indexes. */
 	bool was_up;
-	bool look;				/* At the socket, even if nothing is due. */
+	bool look; /* At the socket, even if nothing is due. */
 	uint64_t looked_ms, lost_ms;
 	unsigned int timeout_ms;
 };
@@ -264,7 +264,8 @@ reply_rest(struct valkey *v, struct valkey_batch *b, uint64_t now_ms)
 	l->rx_at += n;
 	b->reply_bytes += n;
 	if (n < want && n == 0)
-		b->reply_bytes += link_receive(l, b->reply + b->reply_bytes, want, now_ms);
+		b->reply_bytes +=
+			link_receive(l, b->reply + b->reply_bytes, want, now_ms);
 	if (b->reply_bytes < b->reply_want)
 		return 0;
 	n = b->reply_bytes - 2;
@@ -318,8 +319,9 @@ receive_flight(struct valkey *v, struct store_batch **done, unsigned int max,
 			continue;
 		/* All of a long answer that was here is taken: then the socket says when
 		 * there is more; else look once for the next lines. */
-		if (b->reply_want != 0 ? b->reply_bytes == before :
-					 drained || receive_more(v, now_ms, &drained) == 0)
+		if (b->reply_want != 0
+			    ? b->reply_bytes == before
+			    : drained || receive_more(v, now_ms, &drained) == 0)
 			break;
 	}
 	return n;
@@ -413,7 +415,8 @@ valkey_batch(struct store *store)
 			continue;
 		b->taken = true;
 		b->batch = (struct store_batch){ 0 };
-		frame_init(&b->batch.request, b->buffer + VALKEY_RESERVE, FRAME_MAX_BYTES);
+		frame_init(&b->batch.request, b->buffer + VALKEY_RESERVE,
+			   FRAME_MAX_BYTES);
 		return &b->batch;
 	}
 	return NULL;
@@ -466,9 +469,9 @@ valkey_wait_fd(struct store *store, int *timeout_ms)
 	     (v->link.state == LINK_UP && v->n_sent < v->n_flight)) &&
 	    now_ms + VALKEY_SOON_MS < until_ms)
 		until_ms = now_ms + VALKEY_SOON_MS;
-	*timeout_ms = until_ms == UINT64_MAX ? -1 :
-		      until_ms <= now_ms     ? 0 :
-					       (int)(until_ms - now_ms);
+	*timeout_ms = until_ms == UINT64_MAX ? -1
+		      : until_ms <= now_ms   ? 0
+					     : (int)(until_ms - now_ms);
 	return v->link.fd;
 }
 
@@ -495,7 +498,8 @@ batches_init(struct valkey *v)
 	for (unsigned int i = 0; i < STORE_BATCHES; i++) {
 		struct valkey_batch *b = &v->batch[i];
 
-		b->buffer = aligned_alloc(64, VALKEY_RESERVE + FRAME_MAX_BYTES + VALKEY_TAIL);
+		b->buffer =
+			aligned_alloc(64, VALKEY_RESERVE + FRAME_MAX_BYTES + VALKEY_TAIL);
 		if (b->buffer == NULL || reply_reserve(b, VALKEY_REPLY_BYTES) != 0)
 			return -ENOMEM;
 	}
@@ -531,8 +535,8 @@ static int
 valkey_open(const struct store_options *options, const struct store_table *tables,
 	    unsigned int n_tables, struct store **out, char *why, size_t why_bytes)
 {
-	unsigned int timeout_ms = options->timeout_ms != 0 ? options->timeout_ms :
-							     VALKEY_TIMEOUT_MS;
+	unsigned int timeout_ms =
+		options->timeout_ms != 0 ? options->timeout_ms : VALKEY_TIMEOUT_MS;
 	struct store_url url;
 	int err = url_parse(options->url, &url, why, why_bytes);
 
@@ -574,12 +578,12 @@ say_why:
 	return err;
 }
 
-#define VALKEY_OPS(name)                                                       \
-	{                                                                      \
-		.scheme = name, .open = valkey_open, .batch = valkey_batch,    \
-		.submit = valkey_submit, .poll = valkey_poll,                  \
-		.free = valkey_free, .wait_fd = valkey_wait_fd,                \
-		.health = valkey_health, .close = valkey_close,                \
+#define VALKEY_OPS(name)                                                                 \
+	{                                                                                \
+		.scheme = name, .open = valkey_open, .batch = valkey_batch,              \
+		.submit = valkey_submit, .poll = valkey_poll, .free = valkey_free,       \
+		.wait_fd = valkey_wait_fd, .health = valkey_health,                      \
+		.close = valkey_close,                                                   \
 	}
 
 const struct store_ops store_valkey_ops = VALKEY_OPS("valkey");

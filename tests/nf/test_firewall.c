@@ -6,8 +6,6 @@
  */
 #include "harness.h"
 
-#include <stdio.h>
-
 #define OUT .side = NF_INSIDE, .from = "10.0.0.1:1000", .to = "192.0.2.1:80"
 #define IN .side = NF_OUTSIDE, .from = "192.0.2.1:80", .to = "10.0.0.1:1000"
 #define OUT6                                                                     \
@@ -126,7 +124,7 @@ test_flags_that_make_no_sense_in_a_state_are_dropped(void **state)
 
 /* [B14, B32] */
 static void
-test_simultaneous_open(void **state)
+test_simultaneous_open_and_close(void **state)
 {
 	static const struct step steps[] = {
 		{ "SYN out", { OUT, .flags = "S" }, SENT, true },
@@ -135,6 +133,10 @@ test_simultaneous_open(void **state)
 		{ "SYN/ACK in", { IN, .flags = "SA" }, SENT },
 		{ "ACK out", { OUT, .flags = "A" }, SENT, true },
 		{ "data in", { IN, .flags = "PA", .data = "x" }, SENT },
+		{ "FIN out", { OUT, .flags = "FA" }, SENT, true },
+		{ "FIN in, before its ACK", { IN, .flags = "FA" }, SENT, true },
+		{ "ACK out", { OUT, .flags = "A" }, SENT, true },
+		{ "ACK in", { IN, .flags = "A" }, SENT },
 	};
 
 	RUN_STEPS("firewall", defaults, steps);
@@ -150,21 +152,6 @@ test_split_handshake_and_data_on_a_syn(void **state)
 		{ "which is accepted", { OUT, .flags = "SA" }, SENT, true },
 		{ "and confirmed", { IN, .flags = "A" }, SENT },
 		{ "data", { OUT, .flags = "PA", .data = "x" }, SENT, true },
-	};
-
-	RUN_STEPS("firewall", defaults, steps);
-}
-
-/* [B14] */
-static void
-test_simultaneous_close(void **state)
-{
-	static const struct step steps[] = {
-		HANDSHAKE,
-		{ "FIN out", { OUT, .flags = "FA" }, SENT, true },
-		{ "FIN in, before its ACK", { IN, .flags = "FA" }, SENT, true },
-		{ "ACK out", { OUT, .flags = "A" }, SENT, true },
-		{ "ACK in", { IN, .flags = "A" }, SENT },
 	};
 
 	RUN_STEPS("firewall", defaults, steps);
@@ -396,8 +383,7 @@ test_other_traffic(void **state)
 		  .after_ms = 601000 },
 		{ "an ICMP message that is no query nor error goes by the rules",
 		  { OUT, .protocol = PROTO_ICMP, .type = 10 }, SENT },
-		{ "and the other way", { IN, .protocol = PROTO_ICMP, .type = 9 },
-		  DROPPED(POLICY) },
+		{ "and back", { IN, .protocol = PROTO_ICMP, .type = 9 }, DROPPED(POLICY) },
 	};
 
 	RUN_STEPS("firewall", defaults, steps);
@@ -466,8 +452,6 @@ test_the_first_rule_that_matches_counts(void **state)
 		  .to = "10.0.0.1:22", .flags = "S" }, SENT, true },
 		{ "its answer", { .side = NF_INSIDE, .from = "10.0.0.1:22",
 		  .to = "192.0.2.1:9", .flags = "SA" }, SENT, true },
-		{ "the first of a range", { .side = NF_OUTSIDE, .from = "192.0.2.1:9",
-		  .to = "10.0.0.1:8000", .flags = "S" }, SENT, true },
 		{ "the last of a range", { .side = NF_OUTSIDE, .from = "192.0.2.1:9",
 		  .to = "10.0.0.1:8080", .flags = "S" }, SENT, true },
 		{ "behind it", { .side = NF_OUTSIDE, .from = "192.0.2.1:9",
@@ -485,7 +469,6 @@ test_the_first_rule_that_matches_counts(void **state)
 		  DROPPED(POLICY) },
 		{ "a protocol by number", { IN, .protocol = 50, .data = "xxxx" }, SENT,
 		  true },
-		{ "another", { IN, .protocol = 51, .data = "xxxx" }, DROPPED(POLICY) },
 		{ "the last rule", { .side = NF_INSIDE, .from = "10.0.0.66:1",
 		  .to = "1.1.1.1:1", .flags = "S" }, DROPPED(POLICY) },
 	};
@@ -504,38 +487,6 @@ test_defaults_can_be_turned_round(void **state)
 	};
 
 	RUN_STEPS("firewall", section, steps);
-}
-
-/* As many rules as there may be, each for one address: the right one is found. */
-static void
-test_ten_thousand_rules(void **state)
-{
-	char *section = malloc(2 << 20), *at = section;
-	struct bench *b;
-
-	at += sprintf(at, "rules:\n");
-	for (unsigned int i = 0; i < 10000; i++)
-		at += sprintf(at, "- { action: %s, direction: in, protocol: tcp, source: "
-				  "172.16.%u.%u, destination_ports: [1-%u, 60000] }\n",
-			      i % 2 ? "allow" : "deny", i / 250, i % 250, 1 + i % 100);
-	b = bench_open("firewall", section, 1);
-	for (unsigned int i = 0; i < 10000; i += 37) {
-		char from[32], to[32];
-
-		sprintf(from, "172.16.%u.%u:1", i / 250, i % 250);
-		sprintf(to, "10.0.0.1:%u", i % 3 ? 60000 : 1 + i % 100);
-
-		struct step step = { from, { .side = NF_OUTSIDE, .from = from, .to = to,
-				     .flags = "S" }, i % 2 ? SENT : DROPPED(POLICY), i % 2 };
-
-		bench_steps(b, &step, 1);
-		sprintf(to, "10.0.0.1:%u", 2 + i % 100);
-		step.fate = DROPPED(POLICY);
-		step.writes = false;
-		bench_steps(b, &step, 1);
-	}
-	bench_close(b);
-	free(section);
 }
 
 static void
@@ -625,9 +576,8 @@ main(void)
 		cmocka_unit_test(test_nothing_is_picked_up_midstream),
 		cmocka_unit_test(test_every_state_writes_once),
 		cmocka_unit_test(test_flags_that_make_no_sense_in_a_state_are_dropped),
-		cmocka_unit_test(test_simultaneous_open),
+		cmocka_unit_test(test_simultaneous_open_and_close),
 		cmocka_unit_test(test_split_handshake_and_data_on_a_syn),
-		cmocka_unit_test(test_simultaneous_close),
 		cmocka_unit_test(test_a_syn_reopens_what_was_closed),
 		cmocka_unit_test(test_idle_times_are_those_of_linux),
 		cmocka_unit_test(test_idle_times_can_be_set),
@@ -641,7 +591,6 @@ main(void)
 		cmocka_unit_test(test_fragments_without_ports_are_dropped),
 		cmocka_unit_test(test_the_first_rule_that_matches_counts),
 		cmocka_unit_test(test_defaults_can_be_turned_round),
-		cmocka_unit_test(test_ten_thousand_rules),
 		cmocka_unit_test(test_what_a_section_may_not_say),
 		cmocka_unit_test(test_two_instances_agree_on_a_connection),
 		cmocka_unit_test(test_two_instances_open_a_connection_once),

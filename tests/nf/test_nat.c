@@ -126,6 +126,45 @@ test_only_packets_from_inside_keep_a_mapping(void **state)
 	RUN_STEPS("nat", one_port, steps);
 }
 
+/* An instance stops between the two refreshes of a packet for so long that the port is
+ * given to another host: it is that host's. */
+static void
+test_half_a_mapping_is_none(void **state)
+{
+	static const struct spec first = { OUT, .protocol = PROTO_UDP };
+	static const struct spec second = { .side = NF_INSIDE, .from = "10.0.0.2:1000",
+					    .to = "192.0.2.1:80", .protocol = PROTO_UDP };
+	static const struct step after[] = {
+		{ "answers are the second's", { IN, .protocol = PROTO_UDP }, SENT, false,
+		  "192.0.2.1:80 > 10.0.0.2:1000" },
+	};
+
+	for (unsigned int taken = 0; taken < 2; taken++) {
+		struct bench *b = bench_open("nat", one_port, 2);
+
+		bench_put(b, 0, &first);
+		bench_settle(b);
+		bench_wait(b, 290 * 1000);
+		bench_put(b, 0, &first);
+		bench_turn(b, 0);
+		bench_wait(b, 20 * 1000);
+		assert_int_equal(bench_records(b), 1);
+		if (taken) {
+			bench_put(b, 1, &second);
+			for (unsigned int i = 0; i < 8; i++)
+				bench_turn(b, 1);
+		}
+		bench_settle(b);
+		assert_string_equal(sent_endpoints(bench_take(b)), AS_OUT);
+		assert_string_equal(sent_endpoints(bench_take(b)), AS_OUT);
+		assert_null(bench_take(b));
+		assert_int_equal(bench_dropped(b, NF_DROP_PORTS), taken);
+		if (taken)
+			bench_steps(b, after, 1);
+		bench_close(b);
+	}
+}
+
 static void
 test_what_is_not_translated_does_not_pass(void **state)
 {
@@ -264,6 +303,7 @@ main(void)
 		cmocka_unit_test(test_echo_goes_by_identifier),
 		cmocka_unit_test(test_a_port_that_is_taken_stays_with_its_owner),
 		cmocka_unit_test(test_only_packets_from_inside_keep_a_mapping),
+		cmocka_unit_test(test_half_a_mapping_is_none),
 		cmocka_unit_test(test_what_is_not_translated_does_not_pass),
 		cmocka_unit_test(test_ports_and_addresses_are_those_of_the_pool),
 		cmocka_unit_test(test_what_a_section_may_not_say),

@@ -56,9 +56,11 @@ test_what_is_early_waits(void **state)
 		{ "second again", DATA(4, "def"), KEPT },
 		{ "first brings both", DATA(1, "abc"), SENT, true, .emits = 2 },
 		{ "fourth", DATA(10, "j"), SENT, true },
-		{ "FIN, early", FIN(12), KEPT, true },
-		{ "its hole is filled", DATA(11, "k"), SENT, true, .emits = 1 },
-		{ "nothing behind it", DATA(13, "x"), DROPPED(STATE) },
+		{ "early", DATA(13, "m"), KEPT, true },
+		{ "what covers it comes without it", DATA(11, "klmn"), SENT, true },
+		{ "FIN, early", FIN(16), KEPT, true },
+		{ "its hole is filled", DATA(15, "o"), SENT, true, .emits = 1 },
+		{ "nothing behind it", DATA(17, "x"), DROPPED(STATE) },
 	};
 
 	RUN_STEPS("reassembly", defaults, steps);

@@ -16,10 +16,16 @@ import struct
 import subprocess
 import time
 
+import pytest
+
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get("SNF_BUILD", os.path.join(REPO, "build"))
 MODULE = os.path.join(BUILD, "snf_store.so")
-PROBE = os.path.join(BUILD, "tests", "store_probe")
+PROBE = os.path.join(BUILD, "tests", "store-probe")
+
+TABLE = ("test.table", 16, 64, 1)
+LOUD = ("test.loud", 64, 2048, 3)
+AOF = ("--appendonly", "yes", "--appendfsync", "always", "--aof-use-rdb-preamble", "no")
 
 MISS = (0,)
 APPLIED = (2,)
@@ -225,3 +231,60 @@ class Partition:
     def value(self, table, key, touch=True):
         answer, = self.ask(read(table, key, touch))
         return answer[3] if answer[0] == 1 else None
+
+
+def fill(part, n=20000, value=b"x" * 64):
+    for i in range(0, n, 500):
+        part.ask(*(group(i + 1, *(put(0, b"%d" % (i + j + k), value) for k in range(20)))
+                   for j in range(0, 500, 20)))
+
+
+def snapshot(part, keys):
+    return [part.ask(*(read(0, key) for key in keys[i:i + 100]))
+            for i in range(0, len(keys), 100)]
+
+
+def refused(starts, client, *words):
+    with pytest.raises(Refused) as error:
+        client(*words)
+    assert str(error.value).startswith(starts), error.value
+
+
+# --- Fixtures, for the tests that import them --------------------------------------------
+
+needs_module = pytest.mark.skipif(not os.path.exists(MODULE),
+                                  reason=MODULE + " is not built")
+
+
+@pytest.fixture
+def server(tmp_path):
+    with Server(tmp_path) as running:
+        yield running
+
+
+def on_a_port(folder):
+    """A server that also listens on a TCP port of its own: replication wants one."""
+    folder.mkdir(exist_ok=True)
+    while True:
+        port = random.randrange(20000, 30000)
+        try:
+            server = Server(folder, "--port", str(port), "--bind", "127.0.0.1",
+                            "--repl-diskless-sync-delay", "0",
+                            "--repl-ping-replica-period", "1")
+            server.port = port
+            return server
+        except RuntimeError as error:
+            if "in use" not in str(error):
+                raise
+
+
+@pytest.fixture
+def tcp_server(tmp_path):
+    with on_a_port(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def pair(tmp_path):
+    with on_a_port(tmp_path / "one") as one, on_a_port(tmp_path / "two") as two:
+        yield one, two

@@ -31,8 +31,8 @@ enum {
 
 struct counter {
 	uint32_t key;
-	uint64_t version, value;		/* As acknowledged. */
-	uint64_t tried;				/* The version of the write in flight. */
+	uint64_t version, value; /* As acknowledged. */
+	uint64_t tried;          /* The version of the write in flight. */
 	/* Writes that nobody answered, since the last that is known. */
 	uint64_t unknown[MAX_UNKNOWN];
 	unsigned int n_unknown;
@@ -41,7 +41,7 @@ struct counter {
 struct set {
 	struct counter counter[SET_COUNTERS];
 	bool writes, busy;
-	bool known;				/* Read since read_all() began. */
+	bool known; /* Read since read_all() began. */
 };
 
 static struct set sets[N_SETS];
@@ -110,7 +110,7 @@ counter_wrote(struct counter *c, int answer)
 		c->n_unknown = 0;
 		n_applied++;
 	} else if (answer == FRAME_CONFLICT && c->n_unknown > 0) {
-		n_conflicts++;			/* One of them came late. */
+		n_conflicts++; /* One of them came late. */
 	} else {
 		die(c, "a conflict, but nobody else writes");
 	}

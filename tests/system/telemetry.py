@@ -35,4 +35,4 @@ def of_process(process):
 
 def settled(stats):
     """Packets that are through, one way or another."""
-    return stats["sent"] - stats["emitted"] + stats["kept"] + sum(stats["dropped"].values())
+    return stats["sent"] + stats["kept"] + sum(stats["dropped"].values())

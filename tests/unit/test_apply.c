@@ -2,6 +2,7 @@
  * test_apply.c - what frames do to a partition: single cases, and random frames
  * against a plain array of records, with a replica that replays the effects.
  */
+#define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

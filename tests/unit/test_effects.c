@@ -3,6 +3,7 @@
  * replays the effects, and a partition that is saved and loaded, are the same as the
  * original.  Effects that are wrong are refused.
  */
+#define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -15,7 +15,7 @@
 static const struct {
 	const char *name;
 	const char *bytes;
-	ssize_t taken;				/* Or a negative errno. */
+	ssize_t taken; /* Or a negative errno. */
 	struct resp want;
 } replies[] = {
 	{ "a simple string", "+OK\r\n", 5, { '+', 0, "OK", 2 } },
@@ -23,14 +23,20 @@ static const struct {
 	{ "an error", "-ERR no\r\n", 9, { '-', 0, "ERR no", 6 } },
 	{ "a number", ":42\r\n", 5, { ':', 42, NULL, 0 } },
 	{ "a negative number", ":-42\r\n", 6, { ':', -42, NULL, 0 } },
-	{ "the greatest number", ":9223372036854775807\r\n", 22,
+	{ "the greatest number",
+	  ":9223372036854775807\r\n",
+	  22,
 	  { ':', INT64_MAX, NULL, 0 } },
 	{ "a greater number is refused", ":9223372036854775808\r\n", -EBADMSG, { 0 } },
-	{ "a string's first line leaves the string", "$3\r\nabc\r\n", 4,
+	{ "a string's first line leaves the string",
+	  "$3\r\nabc\r\n",
+	  4,
 	  { '$', 3, NULL, 0 } },
 	{ "a null string", "$-1\r\n", 5, { '$', -1, NULL, 0 } },
 	{ "another negative length is refused", "$-2\r\n", -EBADMSG, { 0 } },
-	{ "an array's first line leaves its replies", "*2\r\n:1\r\n:2\r\n", 4,
+	{ "an array's first line leaves its replies",
+	  "*2\r\n:1\r\n:2\r\n",
+	  4,
 	  { '*', 2, NULL, 0 } },
 	{ "what follows is left", ":1\r\n+OK\r\n", 4, { ':', 1, NULL, 0 } },
 	{ "nothing is too little", "", 0, { 0 } },

@@ -13,14 +13,14 @@
 
 #include <cmocka.h>
 
-#define X10 "xxxxxxxxxx"
-#define X50 X10 X10 X10 X10 X10
+#define X10  "xxxxxxxxxx"
+#define X50  X10 X10 X10 X10 X10
 #define X250 X50 X50 X50 X50 X50
 
 static const struct {
 	const char *name;
 	const char *text;
-	const char *want;	/* unix or tcp, host, port, user, password, name. */
+	const char *want; /* unix or tcp, host, port, user, password, name. */
 } cases[] = {
 	{ "a host alone", "valkey://host", "tcp|host|6379|||snf" },
 	{ "a slash alone", "valkey://host/", "tcp|host|6379|||snf" },
@@ -35,7 +35,8 @@ static const struct {
 	{ "a socket", "valkey+unix:///run/v.sock", "unix|/run/v.sock|6379|||snf" },
 	{ "a socket and a name", "valkey+unix:///a%3Fb?name=x", "unix|/a?b|6379|||x" },
 	{ "a socket and a password", "valkey+unix://u:p@/a", "unix|/a|6379|u|p|snf" },
-	{ "an '@' in a path is the path's", "valkey+unix:///a@b", "unix|/a@b|6379|||snf" },
+	{ "an '@' in a path is the path's", "valkey+unix:///a@b",
+	  "unix|/a@b|6379|||snf" },
 	{ "another scheme", "redis://h", NULL },
 	{ "no scheme", "host:6379", NULL },
 	{ "nothing", "", NULL },
