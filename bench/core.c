@@ -90,7 +90,8 @@ apply(unsigned int n_frames)
 
 		memcpy(&bytes, frame + 4, 4);
 		reply.bytes = 0;
-		err = partition_apply(partition, frame, bytes, now_ms, false, &reply, NULL);
+		err = partition_apply(partition, frame, bytes, now_ms, false, &reply,
+				      NULL);
 		assert(err == 0);
 	}
 	return thread_ns() - from;
@@ -107,7 +108,8 @@ tsc_rate(void)
 	clock_gettime(CLOCK_MONOTONIC, &a);
 	do {
 		clock_gettime(CLOCK_MONOTONIC, &b);
-		ns = (double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec);
+		ns = (double)(b.tv_sec - a.tv_sec) * 1e9 +
+		     (double)(b.tv_nsec - a.tv_nsec);
 	} while (ns < 1e7);
 	return (double)(__rdtsc() - from) / ns;
 }
@@ -126,11 +128,13 @@ run(const char *name, enum what what, uint64_t first, uint64_t n_records, uint64
 		for (; n_frames < N_FRAMES && done < n; n_frames++) {
 			struct frame f;
 
-			frame_init(&f, frames + (size_t)n_frames * FRAME_BYTES, FRAME_BYTES);
+			frame_init(&f, frames + (size_t)n_frames * FRAME_BYTES,
+				   FRAME_BYTES);
 			for (unsigned int i = 0; i < PER_FRAME; i++, done++)
 				write_op(&f, what,
-					 n_records == 0 ? first + done :
-							  first + random_u64() % n_records);
+					 n_records == 0
+						 ? first + done
+						 : first + random_u64() % n_records);
 			frame_finish(&f, 7, 1, ++frame_id);
 		}
 		ns += apply(n_frames);

@@ -223,7 +223,7 @@ def measure(b, seconds, remote=True, function="firewall", **gen):
 		after = counters(socket_path) if remote else {}
 	result["store"] = {name: after[name] - before[name] for name in after}
 	check(result, source, remote)
-	b.shares.append(result.get("cpu", 1))
+	b.shares += [result["cpu"]] if "cpu" in result else []
 	return result
 
 

@@ -64,6 +64,17 @@ img { max-width: 100% } .wide { overflow-x: auto } summary { color: #52606d }
 
 # The charts.
 
+def legend(ax):
+	"""Above the chart, where nothing is in its way."""
+	ax.legend(frameon=False, ncol=5, loc="lower center", bbox_to_anchor=(0.5, 1))
+
+
+def short(value):
+	if value is None:
+		return ""
+	return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def bars(ax, rows, x, y, series="store", unit=""):
 	"""A group of bars for each x, and in it one for each series."""
 	groups = list(dict.fromkeys(row[x] for row in rows))
@@ -75,28 +86,27 @@ def bars(ax, rows, x, y, series="store", unit=""):
 		values = [mine.get(group) for group in groups]
 		drawn = ax.bar(places, [value or 0 for value in values], 0.95 * width,
 			       label=kind, color=COLOR.get(kind))
-		ax.bar_label(drawn, ["" if value is None else f"{value:.4g}" for value in values],
-			     fontsize=8, padding=1)
+		ax.bar_label(drawn, [short(value) for value in values], fontsize=8, padding=1)
 	ax.set_xticks(range(len(groups)), [str(group) for group in groups])
 	ax.margins(y=0.15)
 	ax.set(xlabel=x.replace("_", " "), ylabel=unit)
-	ax.legend(frameon=False)
+	legend(ax)
 
 
 def draw_stages(ax, rows):
 	left = [0.0] * len(rows)
-	for name in [name for name in rows[0] if name not in ("store", "total")]:
+	for name in [name for name in rows[0] if name not in ("state", "total")]:
 		widths = [row[name] for row in rows]
-		drawn = ax.barh([row["store"] for row in rows], widths, left=left, label=name)
+		drawn = ax.barh([row["state"] for row in rows], widths, left=left, label=name)
 		ax.bar_label(drawn, fmt="%.0f", label_type="center", fontsize=8)
 		left = [a + b for a, b in zip(left, widths)]
 	ax.set_xlabel("TSC cycles per packet")
-	ax.legend(frameon=False, ncol=5, loc="upper center", bbox_to_anchor=(0.5, 1.17))
+	legend(ax)
 
 
 def draw_residence(ax, rows):
-	names = ("p50", "p95", "p99", "p999")
-	bars(ax, [{"store": row["store"], "percentile": name, "us": row[name]}
+	names = {"p50": "median", "p95": "95 %", "p99": "99 %", "p999": "99.9 %"}
+	bars(ax, [{"store": row["store"], "percentile": names[name], "us": row[name]}
 		  for name in names for row in rows], "percentile", "us", unit="us")
 	ax.set_yscale("log")
 
@@ -107,8 +117,11 @@ def draw_sizes(ax, rows):
 		ax.plot([row["size"] for row in mine], [row["gbps"] for row in mine], "o-",
 			color=COLOR[store], label=store)
 	ax.axhline(10, color="#c33", linestyle="--", linewidth=1, label="10 GbE")
+	ax.set_xscale("log", base=2)
+	sizes = sorted({row["size"] for row in rows})
+	ax.set_xticks(sizes, [str(size) for size in sizes])
 	ax.set(xlabel="packet size in bytes", ylabel="Gbit/s on the line", ylim=(0, None))
-	ax.legend(frameon=False)
+	legend(ax)
 
 
 def draw_store(ax, rows):

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <rte_cycles.h>
 #include <rte_lcore.h>
@@ -19,7 +20,8 @@
 #include "pipe/instance.h"
 
 enum {
-	WARM_UP_MAX_MS = 60 * 1000,		/* For all flows to open. */
+	WARM_UP_MAX_MS = 60 * 1000,		/* For all flows to open... */
+	WARM_UP_STALL_MS = 1000,		/* ...unless no more do. */
 };
 
 struct bench {
@@ -27,6 +29,7 @@ struct bench {
 	struct ports ports;
 	struct store *store;
 	struct pipe *pipe;
+	bool outside;				/* Where the clients are. */
 };
 
 static int
@@ -39,15 +42,11 @@ fail(const char *what, const char *why)
 static int
 open_store(struct bench *b)
 {
-	struct nf_table *table[STORE_MAX_TABLES];
 	struct store_table declared[STORE_MAX_TABLES];
-	unsigned int n = nf_tables(b->settings->nf, 0, table, STORE_MAX_TABLES);
+	unsigned int n = pipe_tables(b->settings->nf, declared);
 	struct store_options options = { .url = b->settings->store, .timeout_ms = 5000 };
 	char why[256];
 
-	for (unsigned int i = 0; i < n; i++)
-		declared[i] = (struct store_table){ table[i]->name, table[i]->key_max,
-						    table[i]->value_max, table[i]->format };
 	if (store_open(&options, declared, n, &b->store, why, sizeof(why)) != 0)
 		return fail("store", why);
 	return 0;
@@ -75,7 +74,7 @@ open_bench(struct bench *b, const char *path)
 		.nf = b->settings->nf,
 		.nf_static = b->settings->nf_static,
 		.store = b->store,
-		.port = { b->ports.queue[0][0], b->ports.queue[1][0] },
+		.port = { b->ports.queue[b->outside][0], b->ports.queue[!b->outside][0] },
 	};
 
 	return pipe_open(&config, &b->pipe);
@@ -110,14 +109,18 @@ warm_up(struct bench *b)
 {
 	struct gen_stats g;
 	uint32_t established = 0;
+	int grown_ms = 0;
 
 	for (int ms = 0; ms < WARM_UP_MAX_MS; ms += 100) {
 		turn_for(b, 0.1);
 		if (!ports_gen_stats(&b->ports, &g) || g.established >= g.flows)
 			break;
-		if (ms > 2000 && g.established <= established)
+		if (g.established > established) {
+			established = g.established;
+			grown_ms = ms;
+		}
+		if (ms - grown_ms > WARM_UP_STALL_MS)
 			break;
-		established = g.established;
 	}
 	turn_for(b, 0.5);
 }
@@ -137,9 +140,19 @@ percentile_us(const uint64_t *before, const uint64_t *after, double share)
 	return 0;
 }
 
+/* Of this thread. */
+static double
+cpu_seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
 static void
 report(const struct pipe_stats *s, const struct pipe_stats *e,
-       const struct gen_stats *g0, const struct gen_stats *g1, double seconds)
+       const struct gen_stats *g0, const struct gen_stats *g1, double seconds, double cpu)
 {
 	static const char *const stage[] = {
 #define X(id, name, help) name,
@@ -163,6 +176,11 @@ report(const struct pipe_stats *s, const struct pipe_stats *e,
 	       percentile_us(s->residence, e->residence, 0.95),
 	       percentile_us(s->residence, e->residence, 0.99),
 	       percentile_us(s->residence, e->residence, 0.999));
+	printf(",\"cpu\":%.3f", cpu / seconds);
+	printf(",\"retried\":%" PRIu64 ",\"reset\":%" PRIu64 ",\"corrupt\":%" PRIu64
+	       ",\"foreign\":%" PRIu64,
+	       g1->retried - g0->retried, g1->reset - g0->reset, g1->corrupt - g0->corrupt,
+	       g1->foreign - g0->foreign);
 	printf(",\"flows\":%u,\"established\":%u,\"tsc_ghz\":%.3f,\"cycles_per_packet\":{",
 	       g1->flows, g1->established, rte_get_tsc_hz() / 1e9);
 	for (unsigned int i = 0; i < PIPE_N_STAGES; i++)
@@ -184,8 +202,9 @@ main(int argc, char **argv)
 	struct pipe_stats start;
 	struct gen_stats g0 = { 0 }, g1 = { 0 };
 
-	if (argc != 4) {
-		fprintf(stderr, "usage: snf-bench FILE.yaml SECONDS CORE\n");
+	b.outside = argc == 5 && strcmp(argv[4], "outside") == 0;
+	if (argc != 4 && !b.outside) {
+		fprintf(stderr, "usage: snf-bench FILE.yaml SECONDS CORE [outside]\n");
 		return INSTANCE_USAGE;
 	}
 	if (open_bench(&b, argv[1]) != 0)
@@ -196,12 +215,13 @@ main(int argc, char **argv)
 	start = *pipe_stats(b.pipe);
 
 	uint64_t from = rte_get_tsc_cycles();
+	double cpu = cpu_seconds();
 
 	turn_for(&b, atof(argv[2]));
 
 	double seconds = (double)(rte_get_tsc_cycles() - from) / rte_get_tsc_hz();
 
 	ports_gen_stats(&b.ports, &g1);
-	report(&start, pipe_stats(b.pipe), &g0, &g1, seconds);
+	report(&start, pipe_stats(b.pipe), &g0, &g1, seconds, cpu_seconds() - cpu);
 	return INSTANCE_OK;
 }

@@ -104,9 +104,11 @@ pin(int cpu)
 static void
 server_start(struct bench *b, const char *module)
 {
-	snprintf(b->folder, sizeof(b->folder), "/tmp/snf-bench-XXXXXX");
+	const char *tmp = getenv("TMPDIR");
+
+	snprintf(b->folder, sizeof(b->folder), "%s/snf-bench-XXXXXX", tmp != NULL ? tmp : "/tmp");
 	if (mkdtemp(b->folder) == NULL)
-		die("cannot make a folder in /tmp");
+		die("cannot make a temporary folder");
 	snprintf(b->socket, sizeof(b->socket), "%s/socket", b->folder);
 	snprintf(b->url, sizeof(b->url), "valkey+unix://%s", b->socket);
 	b->server = fork();

@@ -43,7 +43,7 @@ struct connection {				/* Key: nf_connection(). */
 	uint8_t opened;				/* Sides that did, a bit each. */
 	uint8_t finished;			/* Sides that sent a FIN. */
 	uint8_t zero;
-	uint32_t rule;				/* That let it in, from 1; 0: the default. */
+	uint32_t rule;				/* That let it in, from 1; 0: default. */
 };
 
 NF_TABLE(connection, struct flow, struct connection, .idle_ms = 600 * 1000)
@@ -58,7 +58,7 @@ struct firewall_options {
 
 struct firewall {
 	struct rules *rules;
-	bool allows[2];				/* What no rule matches, by rule_direction. */
+	bool allows[2];				/* By rule_direction: without a rule. */
 	uint32_t idle_ms[N_STATES];
 };
 
@@ -66,11 +66,11 @@ static const struct config_field otherwise_fields[] = {
 	{ "out", CONFIG_ENUM, offsetof(struct firewall_options, otherwise.out) -
 			      offsetof(struct firewall_options, otherwise),
 	  .words = (const char *const[]){ "allow", "deny", NULL },
-	  .help = "connections opened from inside that no rule matches (default: allow)" },
+	  .help = "connections from inside that no rule matches (default: allow)" },
 	{ "in", CONFIG_ENUM, offsetof(struct firewall_options, otherwise.in) -
 			     offsetof(struct firewall_options, otherwise),
 	  .words = (const char *const[]){ "deny", "allow", NULL },
-	  .help = "connections opened from outside that no rule matches (default: deny)" },
+	  .help = "connections from outside that no rule matches (default: deny)" },
 	{ 0 }
 };
 
@@ -84,8 +84,8 @@ static const struct config_field timeout_fields[] = {
 };
 
 static const struct config_field firewall_fields[] = {
-	{ "rules", CONFIG_LIST, offsetof(struct firewall_options, rules), .max = RULES_MAX,
-	  .fields = rule_fields, .item_bytes = sizeof(struct rule),
+	{ "rules", CONFIG_LIST, offsetof(struct firewall_options, rules),
+	  .max = RULES_MAX, .fields = rule_fields, .item_bytes = sizeof(struct rule),
 	  .help = "a list of rules; the first that matches a new connection counts" },
 	{ "default", CONFIG_MAP, offsetof(struct firewall_options, otherwise),
 	  .fields = otherwise_fields, .help = "what happens when no rule matches" },

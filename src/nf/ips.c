@@ -25,8 +25,8 @@ struct direction {
 };
 
 struct inspection {				/* Key: nf_connection(). */
-	uint32_t signatures;			/* To whose automaton the states belong. */
-	uint8_t known, moved, finished;		/* Sides, a bit each: a SYN, data, a FIN. */
+	uint32_t signatures;			/* Whose automaton the states are of. */
+	uint8_t known, moved, finished;		/* A bit for each side: SYN, data, FIN. */
 	uint8_t blocked;
 	struct direction from[2];		/* By nf_side. */
 };
@@ -145,8 +145,8 @@ ips_init(const void *from, void **state)
 		err = ips_compile(ips, n);
 	}
 	if (err == -E2BIG)
-		config_error(&options->signatures, "the signatures are more than %u bytes "
-						   "together, want fewer", MATCHER_MAX_BYTES);
+		config_error(&options->signatures, "more than %u bytes, want fewer",
+			     MATCHER_MAX_BYTES);
 	if (err != 0) {
 		ips_fini(ips);
 		return err;
@@ -271,6 +271,7 @@ segment(struct nf_run *r, struct inspection *next)
 
 	int32_t early = ahead(packet_tcp_seq(p), from->expected);
 	int32_t news = early + (int32_t)(bytes + fin);
+	uint32_t old = (uint32_t)-early;
 
 	if (early > 0)
 		return nf_drop(r, NF_DROP_LIMIT);
@@ -283,8 +284,7 @@ segment(struct nf_run *r, struct inspection *next)
 		return conclude(r, &hits, next, false);
 	if (next->finished & side)
 		return nf_drop(r, NF_DROP_STATE);
-	from->state = match(&hits, from->state, (uint32_t)-early < bytes ? (uint32_t)-early
-									 : bytes);
+	from->state = match(&hits, from->state, old < bytes ? old : bytes);
 	from->expected += (uint32_t)news;
 	next->known |= side;
 	next->moved |= side;
@@ -309,7 +309,8 @@ tcp_packet(struct nf_run *r, const struct inspection *old)
 		next.from[NF_INSIDE].state = next.from[NF_OUTSIDE].state = MATCHER_START;
 	}
 	if (p->tcp_flags & TCP_RST) {
-		if (old != NULL && packet_tcp_seq(p) == from->expected && nf_checksum_ok(r))
+		if (old != NULL && packet_tcp_seq(p) == from->expected &&
+		    nf_checksum_ok(r))
 			inspection_delete(r, nf_connection(r));
 		return NF_SEND;
 	}

@@ -31,7 +31,7 @@ struct pool {					/* Key: the virtual address. */
 	struct slot slot[MAX_BACKENDS];
 };
 
-struct client {					/* Key: the flow from client to virtual. */
+struct client {					/* Key: the flow from the client. */
 	struct endpoint backend;
 	uint32_t closed;			/* No longer in the count. */
 };
@@ -62,7 +62,7 @@ static const struct config_field lb_fields[] = {
 	  .help = "a list of ADDRESS:PORT, of the same IP version as 'address'" },
 	{ "idle", CONFIG_DURATION, offsetof(struct lb_options, idle_ms), .min = 1000,
 	  .max = 30ULL * 86400 * 1000,
-	  .help = "how long a silent connection is remembered (default: 7440s, RFC 5382)" },
+	  .help = "how long a silent connection is remembered (default: 7440s)" },
 	{ "closed", CONFIG_DURATION, offsetof(struct lb_options, closed_ms), .min = 1000,
 	  .max = 86400ULL * 1000,
 	  .help = "the same after its first FIN or RST (default: 240s)" },
@@ -85,11 +85,15 @@ lb_init(const void *from, void **state)
 	if (lb == NULL)
 		return -ENOMEM;
 	lb->address = options->address;
-	lb->idle_ms = options->idle_ms != 0 ? (uint32_t)options->idle_ms : 7440 * 1000;
-	lb->closed_ms = options->closed_ms != 0 ? (uint32_t)options->closed_ms : 240 * 1000;
+	lb->idle_ms = 7440 * 1000;		/* RFC 5382, REQ-5. */
+	if (options->idle_ms != 0)
+		lb->idle_ms = (uint32_t)options->idle_ms;
+	lb->closed_ms = 240 * 1000;
+	if (options->closed_ms != 0)
+		lb->closed_ms = (uint32_t)options->closed_ms;
 	for (unsigned int i = 0; i < options->backends.n; i++) {
 		if (backend[i].version != lb->address.version) {
-			config_error(&backend[i], "a backend of the other IP version than "
+			config_error(&backend[i], "a backend of another IP version than "
 						  "'address', want the same");
 			free(lb);
 			return -EINVAL;

@@ -25,9 +25,9 @@ struct matcher {
 	uint32_t n_states, n_classes;
 	uint8_t class_of[256];
 	uint32_t *next;				/* [state][class]; ENDS in it. */
-	uint32_t *ending;			/* By state: first string that ends, NONE. */
+	uint32_t *ending;			/* By state: a string that ends, NONE. */
 	uint32_t *same_end;			/* By string: another equal one, NONE. */
-	uint32_t *suffix;			/* By state: longest suffix with an end, 0. */
+	uint32_t *suffix;			/* By state: longest with an end, or 0. */
 };
 
 static int
@@ -91,10 +91,14 @@ static void
 make_classes(struct matcher *m, const struct matcher_string *strings, unsigned int n)
 {
 	m->n_classes = 1;			/* 0: in no string. */
-	for (unsigned int i = 0; i < n; i++)
-		for (size_t at = 0; at < strings[i].n_bytes; at++)
-			if (m->class_of[strings[i].bytes[at]] == 0 && m->n_classes < 256)
-				m->class_of[strings[i].bytes[at]] = (uint8_t)m->n_classes++;
+	for (unsigned int i = 0; i < n; i++) {
+		for (size_t at = 0; at < strings[i].n_bytes; at++) {
+			uint8_t *class = &m->class_of[strings[i].bytes[at]];
+
+			if (*class == 0 && m->n_classes < 256)
+				*class = (uint8_t)m->n_classes++;
+		}
+	}
 }
 
 static int
@@ -110,7 +114,8 @@ make_room(struct matcher *m, const struct matcher_string *strings, unsigned int 
 	m->ending = malloc(states * sizeof(*m->ending));
 	m->suffix = calloc(states, sizeof(*m->suffix));
 	m->same_end = malloc((n + 1) * sizeof(*m->same_end));
-	if (m->next == NULL || m->ending == NULL || m->suffix == NULL || m->same_end == NULL)
+	if (m->next == NULL || m->ending == NULL || m->suffix == NULL ||
+	    m->same_end == NULL)
 		return -ENOMEM;
 	memset(m->ending, 0xff, states * sizeof(*m->ending));
 	m->n_states = 1;
@@ -221,11 +226,13 @@ report(const struct matcher *m, uint32_t state,
 }
 
 uint32_t
-matcher_scan(const struct matcher *m, uint32_t state, const uint8_t *bytes, size_t n_bytes,
-	     void (*found)(void *context, unsigned int string), void *context)
+matcher_scan(const struct matcher *m, uint32_t state, const uint8_t *bytes,
+	     size_t n_bytes, void (*found)(void *context, unsigned int string),
+	     void *context)
 {
 	for (size_t i = 0; i < n_bytes; i++) {
-		uint32_t to = m->next[(size_t)state * m->n_classes + m->class_of[bytes[i]]];
+		const uint32_t *row = &m->next[(size_t)state * m->n_classes];
+		uint32_t to = row[m->class_of[bytes[i]]];
 
 		state = to & ~ENDS;
 		if (to & ENDS)

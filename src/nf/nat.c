@@ -32,8 +32,8 @@ enum mapping_state {
 
 /* Key: the flow from inside, and the flow of its answers. */
 struct mapping {
-	struct endpoint to;			/* What the source, or destination, becomes. */
-	uint8_t state;				/* enum mapping_state; the same in both. */
+	struct endpoint to;			/* What source or destination becomes. */
+	uint8_t state;				/* enum mapping_state, alike in both. */
 	uint8_t zero[3];
 };
 
@@ -81,8 +81,9 @@ static const struct config_field nat_fields[] = {
 	  .help = "the same while it opens or closes (default: 240s, RFC 5382)" },
 	{ "udp_idle", CONFIG_DURATION, offsetof(struct nat_options, udp_ms), .min = 1000,
 	  .max = 86400ULL * 1000, .help = "of UDP (default: 300s, RFC 4787)" },
-	{ "icmp_idle", CONFIG_DURATION, offsetof(struct nat_options, icmp_ms), .min = 1000,
-	  .max = 86400ULL * 1000, .help = "of an ICMP query (default: 60s, RFC 5508)" },
+	{ "icmp_idle", CONFIG_DURATION, offsetof(struct nat_options, icmp_ms),
+	  .min = 1000, .max = 86400ULL * 1000,
+	  .help = "of an ICMP query (default: 60s, RFC 5508)" },
 	{ 0 }
 };
 
@@ -331,7 +332,7 @@ nat_packet(struct nf_run *r)
 		return nf_drop(r, NF_DROP_POLICY);
 	if (p->flags & PACKET_LATER_FRAGMENT)
 		return nf_drop(r, NF_DROP_FRAGMENT);
-	if (protocol == PROTO_ICMP && (p->flags & (PACKET_ICMP_QUERY | PACKET_ICMP_REPLY)) !=
+	if (protocol == PROTO_ICMP && (p->flags & icmp_that_passes[NF_OUTSIDE]) !=
 					      icmp_that_passes[nf_side(r)])
 		return nf_drop(r, NF_DROP_STATE);
 	if (protocol != PROTO_TCP && protocol != PROTO_UDP && protocol != PROTO_ICMP)

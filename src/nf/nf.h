@@ -150,7 +150,7 @@ enum nf_verdict nf_drop(struct nf_run *r, enum nf_drop reason);
  * A key of type 'struct flow' is as long as the flow is (flow_bytes()).
  */
 struct nf_table {
-	const char *name;
+	const char *name;			/* "pool"; in the store "lb.pool". */
 	const char *owner;			/* "lb.c": the function it belongs to. */
 	uint16_t key_max, value_max;		/* Bytes. */
 	uint8_t format;
@@ -223,7 +223,7 @@ const void *nf_table_sized(struct nf_run *r, const void *value, unsigned int byt
  * A function.  'options' describes its section of the configuration file, which
  * is read into a zeroed struct of 'options_bytes'.  init() turns that into what
  * handlers see as nf_static(): on failure it calls config_error() for the place
- * that is wrong and returns a negative errno.  fini() frees it.  Both run at
+ * that is wrong and returns a negative errno.  Without init() they see the options.  fini() frees it.  Both run at
  * start and at every reload, never while a run uses the state.
  */
 struct nf {

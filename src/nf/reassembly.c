@@ -17,7 +17,7 @@
 
 enum {
 	MAX_HELD = 64,				/* Segments, of one direction. */
-	MAX_RELEASED = NF_MAX_WRITES - 2,	/* Each is deleted; two writes are left. */
+	MAX_RELEASED = NF_MAX_WRITES - 2,	/* Each is deleted; two are left. */
 	MAX_SEGMENT_BYTES = NF_MAX_VALUE_BYTES,
 	FAR_AHEAD = 1 << 30,			/* The largest window (RFC 7323, 2.2). */
 	HELD_MS = 30 * 1000,
@@ -67,11 +67,11 @@ struct reassembly {
 };
 
 static const struct config_field reassembly_fields[] = {
-	{ "max_held", CONFIG_UINT, offsetof(struct reassembly_options, max_held), .min = 1,
-	  .max = MAX_HELD,
+	{ "max_held", CONFIG_UINT, offsetof(struct reassembly_options, max_held),
+	  .min = 1, .max = MAX_HELD,
 	  .help = "segments kept for one direction of a connection (default: 64)" },
-	{ "idle", CONFIG_DURATION, offsetof(struct reassembly_options, idle_ms), .min = 1000,
-	  .max = 30ULL * 86400 * 1000,
+	{ "idle", CONFIG_DURATION, offsetof(struct reassembly_options, idle_ms),
+	  .min = 1000, .max = 30ULL * 86400 * 1000,
 	  .help = "how long a silent connection is remembered (default: 7440s)" },
 	{ "closed", CONFIG_DURATION, offsetof(struct reassembly_options, closed_ms),
 	  .min = 1000, .max = 86400ULL * 1000,
@@ -133,11 +133,11 @@ stream_copy(struct stream *to, const struct stream *from)
 static void
 save(struct nf_run *r, const struct stream *s)
 {
-	const struct reassembly *reassembly = nf_static(r);
+	const struct reassembly *options = nf_static(r);
 	const struct flow *key = nf_flow(r);
 
 	nf_table_write(r, &stream_table, key, flow_bytes(key), s, stream_bytes(s->n_held),
-		       s->state == FINISHED ? reassembly->closed_ms : reassembly->idle_ms);
+		       s->state == FINISHED ? options->closed_ms : options->idle_ms);
 }
 
 static void
@@ -324,7 +324,8 @@ rst_packet(struct nf_run *r, const struct stream *s)
 {
 	struct flow back;
 
-	if (s == NULL || packet_tcp_seq(nf_packet(r)) != s->expected || !nf_checksum_ok(r))
+	if (s == NULL || packet_tcp_seq(nf_packet(r)) != s->expected ||
+	    !nf_checksum_ok(r))
 		return NF_SEND;
 	flow_reverse(nf_flow(r), &back);
 	stream_delete(r, nf_flow(r));

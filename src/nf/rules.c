@@ -292,7 +292,8 @@ dimension_build(struct dimension *d, const struct spans *s, unsigned int n_words
 	if (d->rows == NULL)
 		return -ENOMEM;
 	for (unsigned int i = 0; i < d->n; i++)
-		memcpy(&d->rows[(size_t)i * n_words], s->open, n_words * sizeof(*s->open));
+		memcpy(&d->rows[(size_t)i * n_words], s->open,
+		       n_words * sizeof(*s->open));
 	for (unsigned int i = 0; i < s->n; i++) {
 		const struct span *span = &s->span[i];
 
@@ -434,8 +435,8 @@ rules_match(const struct rules *rules, enum rule_direction direction,
 	const uint64_t *way = row(rules, DIRECTION, direction);
 
 	for (unsigned int i = 0; i < rules->n_words; i++) {
-		uint64_t hits = src[i] & dst[i] & src_port[i] & dst_port[i] & protocol[i] &
-				way[i];
+		uint64_t hits = src[i] & dst[i] & src_port[i] & dst_port[i] &
+				protocol[i] & way[i];
 
 		if (hits == 0)
 			continue;

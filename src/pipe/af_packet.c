@@ -3,9 +3,9 @@
  *
  * DPDK has a driver for this, reachable as "net_af_packet0,iface=eth0".  It asks the
  * kernel to put fragments together and then cuts off what does not fit, hands on the
- * checksums and segments that a veth leaves unfinished, sees what the host itself sends, and waits
- * without end in transmit when the interface is down.  A function in the middle of the
- * traffic can have none of that.
+ * checksums and segments that a veth leaves unfinished, sees what the host itself sends,
+ * and waits without end in transmit when the interface is down.  A function in the middle
+ * of the traffic can have none of that.
  *
  * Packets are received from a ring shared with the kernel (packet_mmap.rst, version 2:
  * each frame is there at once, without a timeout for a block); those that do not fit
@@ -31,35 +31,36 @@
 #include "pipe/segment.h"
 
 enum {
-	RING_BYTES = 4 << 20,			/* 2048 frames of the usual MTU. */
+	RING_BYTES = 4 << 20,		/* 2048 frames of the usual MTU. */
 	BLOCK_BYTES = 64 << 10,
 	MIN_FRAME_BYTES = 2048,
 	MAX_FRAME_BYTES = 128 << 10,
 	/* What the kernel puts before the packet, and two VLAN tags. */
 	FRAME_HEAD_BYTES = 128,
-	MAX_SEGMENTS = 256,			/* In one packet. */
+	MAX_SEGMENTS = 256,		/* In one packet. */
 	LARGE_BYTES = 128 << 10,
-	SOCKET_BYTES = 4 << 20,			/* Not yet sent, or too long for a frame. */
-	SEND_PACKETS = 64,			/* In one call. */
+	SOCKET_BYTES = 4 << 20,		/* Not yet sent, or too long for a frame. */
+	SEND_PACKETS = 64,		/* In one call. */
 	SEND_PARTS = 256,
-	CHECK_TURNS = 256,			/* Idle ones between looks at the link. */
+	CHECK_TURNS = 256,		/* Idle ones between looks at the link. */
 };
 
 struct af_packet {
-	struct port port;			/* Receives from wait_fd. */
+	struct port port;		/* Receives from wait_fd. */
 	int tx_fd;
 	uint8_t *ring;
 	unsigned int frame_bytes, n_frames, at;
 	unsigned int idle;
 	bool down, told;
-	uint64_t unsuitable;			/* Longer than the MTU, or no TCP though many
-						 * in one. */
-	_Atomic uint64_t dropped;		/* The ring was full, or the pool empty. */
+	bool tells;			/* One queue for all of the interface. */
+	uint64_t unsuitable;		/* Longer than the MTU, or no TCP though many
+					 * in one. */
+	_Atomic uint64_t dropped;	/* The ring was full, or the pool empty. */
 	unsigned int mtu;
 	char name[IF_NAMESIZE];
-	unsigned int n_waiting, n_given;	/* Of 'waiting'. */
+	unsigned int n_waiting, n_given; /* Of 'waiting'. */
 	struct rte_mbuf *waiting[MAX_SEGMENTS];
-	uint8_t large[LARGE_BYTES];		/* For a packet longer than a frame. */
+	uint8_t large[LARGE_BYTES];	/* For a packet longer than a frame. */
 };
 
 static struct af_packet *
@@ -75,8 +76,9 @@ unsuitable(struct af_packet *a, unsigned int bytes)
 	if (a->told)
 		return;
 	a->told = true;
-	log_warning("port", "af_packet:%s: a packet of %u bytes does not fit, its MTU is %u: "
-			    "dropped, as all such",
+	log_warning("port",
+		    "af_packet:%s: a packet of %u bytes does not fit, its MTU is %u: "
+		    "dropped, as all such",
 		    a->name, bytes, a->mtu);
 }
 
@@ -115,7 +117,7 @@ frame_take(struct af_packet *a, struct tpacket2_hdr *h)
 			return;
 		}
 	} else if (bytes < h->tp_len) {
-		a->dropped++;			/* The socket's buffer was full. */
+		a->dropped++;		/* The socket's buffer was full. */
 		return;
 	}
 	memcpy(&virtio, data - sizeof(virtio), sizeof(virtio));
@@ -145,9 +147,10 @@ link_check(struct af_packet *a)
 	int err = 0;
 	socklen_t bytes = sizeof(err);
 
-	if (getsockopt(a->port.wait_fd, SOL_SOCKET, SO_ERROR, &err, &bytes) != 0 || err == 0)
+	if (getsockopt(a->port.wait_fd, SOL_SOCKET, SO_ERROR, &err, &bytes) != 0 ||
+	    err == 0)
 		return;
-	if (!a->down)
+	if (!a->down && a->tells)
 		log_warning("port", "af_packet:%s: %s, waiting", a->name, strerror(err));
 	a->down = true;
 }
@@ -211,9 +214,11 @@ af_packet_tx(struct port *p, struct rte_mbuf **packets, unsigned int n)
 	unsigned int taken = 0;
 
 	while (taken < n) {
-		unsigned int want = messages_fill(message, part, packets + taken,
-						  RTE_MIN(n - taken, (unsigned int)SEND_PACKETS));
-		int sent = want == 0 ? 0 : sendmmsg(a->tx_fd, message, want, MSG_DONTWAIT);
+		unsigned int want =
+			messages_fill(message, part, packets + taken,
+				      RTE_MIN(n - taken, (unsigned int)SEND_PACKETS));
+		int sent =
+			want == 0 ? 0 : sendmmsg(a->tx_fd, message, want, MSG_DONTWAIT);
 
 		if (want == 0 || (sent < 0 && errno == EMSGSIZE)) {
 			/* It would be in the way of all others for ever. */
@@ -265,7 +270,8 @@ static const struct port_ops af_packet_ops = { .rx = af_packet_rx,
 static int
 option_set(int fd, int option, int value)
 {
-	return setsockopt(fd, SOL_PACKET, option, &value, sizeof(value)) == 0 ? 0 : -errno;
+	return setsockopt(fd, SOL_PACKET, option, &value, sizeof(value)) == 0 ? 0
+									      : -errno;
 }
 
 /* As far as we may. */
@@ -294,7 +300,8 @@ ring_open(struct af_packet *a)
 
 	if (err != 0)
 		return err;
-	if (setsockopt(a->port.wait_fd, SOL_PACKET, PACKET_RX_RING, &req, sizeof(req)) != 0)
+	if (setsockopt(a->port.wait_fd, SOL_PACKET, PACKET_RX_RING, &req, sizeof(req)) !=
+	    0)
 		return -errno;
 	void *ring = mmap(NULL, RING_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED,
 			  a->port.wait_fd, 0);
@@ -376,7 +383,8 @@ mtu_of(const char *name)
 }
 
 static int
-queue_open(const char *name, unsigned int index, struct rte_mempool *pool, struct port **out)
+queue_open(const char *name, unsigned int index, struct rte_mempool *pool,
+	   struct port **out)
 {
 	struct af_packet *a = calloc(1, sizeof(*a));
 
@@ -399,20 +407,24 @@ queue_open(const char *name, unsigned int index, struct rte_mempool *pool, struc
 }
 
 static int
-af_packet_open(const struct port_request *r, struct port **queue, char *why, size_t why_bytes)
+af_packet_open(const struct port_request *r, struct port **queue, char *why,
+	       size_t why_bytes)
 {
 	unsigned int index = if_nametoindex(r->rest), i;
 	uint16_t fanout = 0;
 	int err = 0;
 
 	if (index == 0) {
-		snprintf(why, why_bytes, "no interface '%s' in this network namespace: "
-					 "ip link shows what there is",
+		snprintf(why, why_bytes,
+			 "no interface '%s' in this network namespace: "
+			 "ip link shows what there is",
 			 r->rest);
 		return -ENODEV;
 	}
 	for (i = 0; err == 0 && i < r->n_queues; i++) {
 		err = queue_open(r->rest, index, r->pool[i], &queue[i]);
+		if (err == 0)
+			af_packet_of(queue[i])->tells = i == 0;
 		if (err == 0 && r->n_queues > 1)
 			err = fanout_join(queue[i]->wait_fd, &fanout);
 	}
@@ -424,8 +436,9 @@ af_packet_open(const struct port_request *r, struct port **queue, char *why, siz
 		queue[i] = NULL;
 	}
 	if (err == -EPERM || err == -EACCES)
-		snprintf(why, why_bytes, "af_packet:%s: no right to open packet sockets: run "
-					 "as root or give the program CAP_NET_RAW",
+		snprintf(why, why_bytes,
+			 "af_packet:%s: no right to open packet sockets: run "
+			 "as root or give the program CAP_NET_RAW",
 			 r->rest);
 	else
 		snprintf(why, why_bytes, "af_packet:%s: %s", r->rest, strerror(-err));
@@ -437,12 +450,13 @@ af_packet_ok(const char *rest, char *why, size_t why_bytes)
 {
 	if (*rest != '\0' && strlen(rest) < IF_NAMESIZE && strpbrk(rest, "/ ,") == NULL)
 		return true;
-	snprintf(why, why_bytes, "\"af_packet:%s\": the name of an interface is wanted, as "
-				 "af_packet:eth0",
+	snprintf(why, why_bytes,
+		 "\"af_packet:%s\": the name of an interface is wanted, as "
+		 "af_packet:eth0",
 		 rest);
 	return false;
 }
 
-const struct port_kind port_af_packet = {
-	.scheme = "af_packet", .ok = af_packet_ok, .open = af_packet_open
-};
+const struct port_kind port_af_packet = { .scheme = "af_packet",
+					  .ok = af_packet_ok,
+					  .open = af_packet_open };

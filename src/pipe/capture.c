@@ -23,18 +23,18 @@ enum {
 	RECORD_HEAD_BYTES = 16,
 	MAX_PACKET = 256 << 10,
 	BUFFER_BYTES = 1 << 20,
-	FINISH_MS = 1000,			/* For the reader of a named pipe. */
+	FINISH_MS = 1000,		/* For the reader of a named pipe. */
 	NS = 1000 * 1000 * 1000,
 };
 
 struct capture_reader {
-	pcap_t *pcap;				/* NULL: a named pipe nobody wrote to yet. */
+	pcap_t *pcap;			/* NULL: a named pipe nobody wrote to yet. */
 	FILE *file;
 	int fd;
 	bool fifo, ended, has_next;
-	uint32_t magic;				/* The first bytes of the file... */
-	unsigned int magic_bytes;		/* ...and how many are known. */
-	int link;				/* DLT_... */
+	uint32_t magic;			/* The first bytes of the file... */
+	unsigned int magic_bytes;	/* ...and how many are known. */
+	int link;			/* DLT_... */
 	struct capture_packet next;
 	char path[256];
 };
@@ -42,7 +42,7 @@ struct capture_reader {
 struct capture_writer {
 	int fd;
 	bool fifo, has_head, nanoseconds, failed;
-	size_t begin, end;			/* What is not written yet. */
+	size_t begin, end;		/* What is not written yet. */
 	char path[256];
 	uint8_t buffer[BUFFER_BYTES];
 };
@@ -63,8 +63,10 @@ read_watched(void *cookie, char *to, size_t bytes)
 static bool
 link_is_known(int link)
 {
-	static const int known[] = { DLT_EN10MB, DLT_RAW,  DLT_IPV4,	  DLT_IPV6,
-				     DLT_NULL,	 DLT_LOOP, DLT_LINUX_SLL, DLT_LINUX_SLL2 };
+	static const int known[] = {
+		DLT_EN10MB, DLT_RAW,  DLT_IPV4,      DLT_IPV6,
+		DLT_NULL,   DLT_LOOP, DLT_LINUX_SLL, DLT_LINUX_SLL2
+	};
 
 	for (unsigned int i = 0; i < RTE_DIM(known); i++)
 		if (link == known[i])
@@ -78,19 +80,20 @@ reader_start(struct capture_reader *r, char *why, size_t why_bytes)
 {
 	char error[PCAP_ERRBUF_SIZE];
 
-	r->pcap = pcap_fopen_offline_with_tstamp_precision(r->file, PCAP_TSTAMP_PRECISION_NANO,
-							   error);
+	r->pcap = pcap_fopen_offline_with_tstamp_precision(
+		r->file, PCAP_TSTAMP_PRECISION_NANO, error);
 	if (r->pcap == NULL) {
 		snprintf(why, why_bytes, "%s is not a capture: %s", r->path, error);
 		return -EINVAL;
 	}
-	r->file = NULL;				/* Closed with r->pcap. */
+	r->file = NULL;			/* Closed with r->pcap. */
 	r->link = pcap_datalink(r->pcap);
 	if (link_is_known(r->link))
 		return 0;
 	const char *name = pcap_datalink_val_to_name(r->link);
-	snprintf(why, why_bytes, "%s: link type %s (%d): Ethernet, raw IP, loopback and Linux "
-				 "cooked captures can be read",
+	snprintf(why, why_bytes,
+		 "%s: link type %s (%d): Ethernet, raw IP, loopback and Linux "
+		 "cooked captures can be read",
 		 r->path, name != NULL ? name : "unknown", r->link);
 	return -EINVAL;
 }
@@ -191,7 +194,9 @@ frame_make(const struct capture_reader *r, struct capture_packet *p)
 	p->data += skip;
 	p->bytes -= skip;
 	if (type == NULL) {
-		uint16_t v = p->data[0] >> 4 == 4 ? 0x0800 : p->data[0] >> 4 == 6 ? 0x86dd : 0;
+		uint16_t v = p->data[0] >> 4 == 4   ? 0x0800
+			     : p->data[0] >> 4 == 6 ? 0x86dd
+						    : 0;
 
 		by_version[0] = v >> 8;
 		by_version[1] = v & 0xff;
@@ -246,7 +251,8 @@ capture_next(struct capture_reader *r)
 		if (got == PCAP_ERROR_BREAK) {
 			r->ended = true;
 		} else if (got != 1) {
-			snprintf(why, sizeof(why), "%s: %s", r->path, pcap_geterr(r->pcap));
+			snprintf(why, sizeof(why), "%s: %s", r->path,
+				 pcap_geterr(r->pcap));
 			reader_fail(r, why);
 		} else {
 			r->next.time_ns = (uint64_t)h->ts.tv_sec * NS + h->ts.tv_usec;
@@ -274,8 +280,8 @@ capture_create(const char *path, struct capture_writer **out, char *why, size_t 
 	snprintf(w->path, sizeof(w->path), "%s", path);
 	w->fifo = stat(path, &st) == 0 && S_ISFIFO(st.st_mode);
 	/* Opened for both, a named pipe waits for nobody. */
-	w->fd = w->fifo ? open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC) :
-			  open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	w->fd = w->fifo ? open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC)
+			: open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 	if (w->fd < 0) {
 		int err = -errno;
 
@@ -299,8 +305,8 @@ capture_flush(struct capture_writer *w)
 			return;
 		if (n < 0) {
 			if (!w->failed)
-				log_error("port", "%s: %s: packets are missing in it", w->path,
-					  strerror(errno));
+				log_error("port", "%s: %s: packets are missing in it",
+					  w->path, strerror(errno));
 			w->failed = true;
 			break;
 		}
@@ -326,9 +332,12 @@ room(struct capture_writer *w, size_t bytes)
 static void
 head_write(struct capture_writer *w, bool nanoseconds)
 {
-	uint32_t head[FILE_HEAD_BYTES / 4] = {
-		nanoseconds ? NANO_MAGIC : MICRO_MAGIC, 4 << 16 | 2, 0, 0, MAX_PACKET, DLT_EN10MB
-	};
+	uint32_t head[FILE_HEAD_BYTES / 4] = { nanoseconds ? NANO_MAGIC : MICRO_MAGIC,
+					       4 << 16 | 2,
+					       0,
+					       0,
+					       MAX_PACKET,
+					       DLT_EN10MB };
 
 	if (w->has_head)
 		return;
@@ -347,7 +356,8 @@ capture_write(struct capture_writer *w, const struct rte_mbuf *m, uint64_t time_
 	head_write(w, nanoseconds);
 
 	uint32_t part = time_ns % NS;
-	uint32_t head[RECORD_HEAD_BYTES / 4] = { time_ns / NS, w->nanoseconds ? part : part / 1000,
+	uint32_t head[RECORD_HEAD_BYTES / 4] = { time_ns / NS,
+						 w->nanoseconds ? part : part / 1000,
 						 bytes, m->pkt_len };
 	uint8_t *at = room(w, sizeof(head) + bytes);
 

@@ -24,7 +24,8 @@ struct capture_packet {
 	unsigned int bytes;
 };
 
-int capture_open(const char *path, struct capture_reader **out, char *why, size_t why_bytes);
+int capture_open(const char *path, struct capture_reader **out, char *why,
+		 size_t why_bytes);
 /* The next packet, or NULL if there is none yet or ever: capture_ended().  It stays
  * the next one until it is taken. */
 const struct capture_packet *capture_next(struct capture_reader *r);

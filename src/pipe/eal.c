@@ -42,7 +42,7 @@ struct command_line {
 };
 
 static char complaint[200];
-static char own_dir[PATH_MAX];			/* Of the telemetry socket. */
+static char own_dir[PATH_MAX]; /* Of the telemetry socket. */
 
 const char *
 eal_complaint(void)
@@ -70,7 +70,8 @@ log_from_dpdk(void *cookie, const char *text, size_t bytes)
 static int
 log_open(void)
 {
-	FILE *f = fopencookie(NULL, "w", (cookie_io_functions_t){ .write = log_from_dpdk });
+	FILE *f =
+		fopencookie(NULL, "w", (cookie_io_functions_t){ .write = log_from_dpdk });
 
 	if (f == NULL)
 		return -ENOMEM;
@@ -184,8 +185,8 @@ huge_free_mb(void)
 }
 
 static int
-huge_decide(const struct eal_options *options, unsigned int memory_mb, bool *huge, char *why,
-	    size_t why_bytes)
+huge_decide(const struct eal_options *options, unsigned int memory_mb, bool *huge,
+	    char *why, size_t why_bytes)
 {
 	uint64_t free_mb = options->huge == EAL_HUGE_OFF ? 0 : huge_free_mb();
 
@@ -268,7 +269,8 @@ command_line_make(struct command_line *c, const struct eal_options *options,
 int
 eal_start(const struct eal_options *options, char *why, size_t why_bytes)
 {
-	unsigned int memory_mb = options->memory_mb != 0 ? options->memory_mb : EAL_MEMORY_MB;
+	unsigned int memory_mb =
+		options->memory_mb != 0 ? options->memory_mb : EAL_MEMORY_MB;
 	struct command_line c = { .argc = 0 };
 	sigset_t all, signals;
 	cpu_set_t cpus;

@@ -18,8 +18,8 @@ enum eal_huge {
 struct eal_options {
 	enum eal_huge huge;
 	unsigned int memory_mb;			/* For packets; 0: EAL_MEMORY_MB. */
-	const char *const *pci;			/* Addresses to use; ends with NULL.  NULL:
-						 * the PCI bus is not even looked at. */
+	const char *const *pci;			/* Addresses to use, and a NULL.  NULL: the
+						 * PCI bus is not even looked at. */
 };
 
 /* Eight pipes' pools (port.h), and as much again; without huge pages only what is

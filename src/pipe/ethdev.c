@@ -105,10 +105,10 @@ refuse(char *why, size_t why_bytes, const char *format, ...)
 }
 
 static int
-queues_setup(uint16_t id, const struct port_request *r, const struct rte_eth_dev_info *info)
+queues_setup(uint16_t id, const struct port_request *r,
+	     const struct rte_eth_dev_info *info)
 {
-	static const uint64_t rss =
-		RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
+	static const uint64_t rss = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
 	struct rte_eth_conf conf = { .rxmode.mq_mode = RTE_ETH_MQ_RX_NONE };
 	uint16_t n_rx = RING_PACKETS, n_tx = RING_PACKETS;
 	int err;
@@ -142,18 +142,21 @@ device_start(uint16_t id, const char *spec, const struct port_request *r, char *
 		return refuse(why, why_bytes, "%s: %s", spec, strerror(-err));
 	unsigned int max = RTE_MIN(info.max_rx_queues, info.max_tx_queues);
 	if (r->n_queues > max)
-		return refuse(why, why_bytes, "%s has %u queues, %u are needed: set "
-					      "pipes: {max: %u}",
+		return refuse(why, why_bytes,
+			      "%s has %u queues, %u are needed: set "
+			      "pipes: {max: %u}",
 			      spec, max, r->n_queues, max);
 	err = queues_setup(id, r, &info);
 	if (err == 0)
 		err = rte_eth_dev_start(id);
 	if (err != 0)
-		return refuse(why, why_bytes, "%s does not start: %s", spec, strerror(-err));
+		return refuse(why, why_bytes, "%s does not start: %s", spec,
+			      strerror(-err));
 	err = rte_eth_promiscuous_enable(id);
 	if (err != 0 && err != -ENOTSUP)
-		log_warning("port", "%s: not promiscuous (%s): frames to other addresses "
-				    "are not seen",
+		log_warning("port",
+			    "%s: not promiscuous (%s): frames to other addresses "
+			    "are not seen",
 			    spec, strerror(-err));
 	return 0;
 }
@@ -236,7 +239,8 @@ queues_make(uint16_t id, const struct port_request *r, struct port **queue)
 /* Takes the device 'name' of 'bus' into use; 'spec' is what the user calls it. */
 static int
 device_open(const char *bus, const char *name, const char *args, const char *spec,
-	    const struct port_request *r, struct port **queue, char *why, size_t why_bytes)
+	    const struct port_request *r, struct port **queue, char *why,
+	    size_t why_bytes)
 {
 	bool before[MAX_FD];
 	uint16_t id;
@@ -272,7 +276,8 @@ pci_ok(const char *rest, char *why, size_t why_bytes)
 	unsigned int domain, bus, slot, function;
 	char more;
 
-	if (sscanf(rest, "%4x:%2x:%2x.%1x%c", &domain, &bus, &slot, &function, &more) == 4 ||
+	if (sscanf(rest, "%4x:%2x:%2x.%1x%c", &domain, &bus, &slot, &function, &more) ==
+		    4 ||
 	    sscanf(rest, "%2x:%2x.%1x%c", &bus, &slot, &function, &more) == 3)
 		return true;
 	snprintf(why, why_bytes, "\"pci:%s\": an address like pci:0000:3b:02.1 is wanted",
@@ -304,14 +309,17 @@ numbered_open(const char *driver, const char *args, const struct port_request *r
 }
 
 static int
-af_xdp_open(const struct port_request *r, struct port **queue, char *why, size_t why_bytes)
+af_xdp_open(const struct port_request *r, struct port **queue, char *why,
+	    size_t why_bytes)
 {
 	char args[ARGS_BYTES], interface[IF_NAMESIZE];
 
-	snprintf(interface, sizeof(interface), "%.*s", (int)strcspn(r->rest, ","), r->rest);
+	snprintf(interface, sizeof(interface), "%.*s", (int)strcspn(r->rest, ","),
+		 r->rest);
 	if (if_nametoindex(interface) == 0) {
-		snprintf(why, why_bytes, "no interface '%s' in this network namespace: "
-					 "ip link shows what there is",
+		snprintf(why, why_bytes,
+			 "no interface '%s' in this network namespace: "
+			 "ip link shows what there is",
 			 interface);
 		return -ENODEV;
 	}

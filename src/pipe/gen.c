@@ -24,24 +24,24 @@
 #include "pipe/port.h"
 
 enum {
-	ANSWERS = 4096,				/* Queued between the ends; 2^n. */
+	ANSWERS = 4096,			/* Queued between the ends; 2^n. */
 	/* Flows looked at for each packet asked for, when most of them wait. */
 	SCAN = 4,
 	PREFETCH = 4,
-	MAX_TRIES = 8,				/* Then the connection is given up. */
+	MAX_TRIES = 8,			/* Then the connection is given up. */
 	RETRY_MS = 50,
-	DUE_SHIFT = 16,				/* TSC cycles to units of gen_flow.due. */
-	MAX_LATE = 1024,			/* Packets made up for after a stall. */
+	DUE_SHIFT = 16,			/* TSC cycles to units of gen_flow.due. */
+	MAX_LATE = 1024,		/* Packets made up for after a stall. */
 };
 
 enum flow_state {
-	FLOW_NEW,				/* Opens at its next turn. */
-	FLOW_OPENING,				/* Waits for the answer. */
-	FLOW_ACK,				/* Answered: acknowledges that next. */
+	FLOW_NEW,			/* Opens at its next turn. */
+	FLOW_OPENING,			/* Waits for the answer. */
+	FLOW_ACK,			/* Answered: acknowledges that next. */
 	FLOW_DATA,
-	FLOW_CLOSE,				/* All was sent. */
-	FLOW_CLOSING,				/* Waits for the other FIN. */
-	FLOW_LAST,				/* The last acknowledgement comes next. */
+	FLOW_CLOSE,			/* All was sent. */
+	FLOW_CLOSING,			/* Waits for the other FIN. */
+	FLOW_LAST,			/* The last acknowledgement comes next. */
 };
 
 /* Both ends of one queue; one thread runs them. */
@@ -51,12 +51,12 @@ struct gen {
 	struct gen_flow *flow;
 	uint32_t n_flows, hosts, blocks, generations;
 	uint32_t first_host;
-	uint32_t data_offset;			/* Of a packet's bytes, from its mbuf. */
-	uint32_t turn;				/* The flow whose turn it is. */
-	uint32_t retry;				/* In units of gen_flow.due. */
+	uint32_t data_offset;		/* Of a packet's bytes, from its mbuf. */
+	uint32_t turn;			/* The flow whose turn it is. */
+	uint32_t retry;			/* In units of gen_flow.due. */
 	uint64_t packets, total, random;
-	double cycles_per_packet;		/* 0: as fast as they are asked for. */
-	double paced_until;			/* TSC up to which packets were sent. */
+	double cycles_per_packet;	/* 0: as fast as they are asked for. */
+	double paced_until;		/* TSC up to which packets were sent. */
 	uint32_t answer_head, answer_tail;
 	struct rte_mbuf *answer[ANSWERS];
 	struct gen_stats stats;
@@ -247,11 +247,11 @@ inside_rx(struct port *p, struct rte_mbuf **packets, unsigned int n)
 	if (n == 0 || rte_mempool_get_bulk(p->pool, (void **)packets, n) != 0)
 		return 0;
 	if (g->frame.ipv6)
-		made = g->frame.udp ? flows_send(g, packets, n, true, true) :
-				      flows_send(g, packets, n, true, false);
+		made = g->frame.udp ? flows_send(g, packets, n, true, true)
+				    : flows_send(g, packets, n, true, false);
 	else
-		made = g->frame.udp ? flows_send(g, packets, n, false, true) :
-				      flows_send(g, packets, n, false, false);
+		made = g->frame.udp ? flows_send(g, packets, n, false, true)
+				    : flows_send(g, packets, n, false, false);
 	if (made < n)
 		rte_mempool_put_bulk(p->pool, (void **)(packets + made), n - made);
 	g->stats.sent += made;
@@ -483,9 +483,9 @@ gen_close(struct port *p)
 static const struct port_ops inside_ops = {
 	.rx = inside_rx, .tx = inside_tx, .ended = inside_ended, .close = gen_close
 };
-static const struct port_ops outside_ops = {
-	.rx = outside_rx, .tx = outside_tx, .ended = outside_ended
-};
+static const struct port_ops outside_ops = { .rx = outside_rx,
+					     .tx = outside_tx,
+					     .ended = outside_ended };
 
 bool
 gen_stats(const struct port *inside, struct gen_stats *out)
@@ -518,7 +518,8 @@ gen_queue_open(const struct gen_options *o, unsigned int queue, struct rte_mempo
 
 	if (g == NULL)
 		return -ENOMEM;
-	g->flow = rte_zmalloc("gen flows", o->flows * sizeof(*g->flow), RTE_CACHE_LINE_SIZE);
+	g->flow = rte_zmalloc("gen flows", o->flows * sizeof(*g->flow),
+			      RTE_CACHE_LINE_SIZE);
 	if (g->flow == NULL) {
 		rte_free(g);
 		return -ENOMEM;
@@ -560,8 +561,9 @@ gen_open(const struct port_request *r, struct port **queue, char *why, size_t wh
 	struct gen *g;
 
 	if (r->peer_scheme == NULL || strcmp(r->peer_scheme, "gen") != 0) {
-		snprintf(why, why_bytes, "gen: answers itself: the other port has to be "
-					 "\"gen:\" as well");
+		snprintf(why, why_bytes,
+			 "gen: answers itself: the other port has to be "
+			 "\"gen:\" as well");
 		return -EINVAL;
 	}
 	for (unsigned int i = 0; r->side == NF_OUTSIDE && i < r->n_queues; i++)
@@ -575,8 +577,10 @@ gen_open(const struct port_request *r, struct port **queue, char *why, size_t wh
 			queue[i] = &g->inside;
 			continue;
 		}
-		snprintf(why, why_bytes, "gen: no memory for %u flows: fewer, or more "
-					 "packet memory", (unsigned int)o.flows);
+		snprintf(why, why_bytes,
+			 "gen: no memory for %u flows: fewer, or more "
+			 "packet memory",
+			 (unsigned int)o.flows);
 		for (; i > 0; queue[i] = NULL)
 			gen_close(queue[--i]);
 		return -ENOMEM;

@@ -75,11 +75,11 @@ void gen_frame_init(struct gen_frame *f, const struct gen_options *options);
 void gen_flow_sum(const struct gen_frame *f, struct gen_flow *flow);
 
 /* A TCP segment without data from the flow's client, or its opening UDP packet. */
-void gen_control(const struct gen_frame *f, const struct gen_flow *flow, struct rte_mbuf *m,
-		 uint8_t tcp_flags);
+void gen_control(const struct gen_frame *f, const struct gen_flow *flow,
+		 struct rte_mbuf *m, uint8_t tcp_flags);
 /* Makes of a packet received by the outside end the answer to it. */
-void gen_answer(const struct gen_frame *f, struct rte_mbuf *m, uint8_t tcp_flags, uint32_t seq,
-		uint32_t ack);
+void gen_answer(const struct gen_frame *f, struct rte_mbuf *m, uint8_t tcp_flags,
+		uint32_t seq, uint32_t ack);
 /* Whether the IPv4 and L4 checksums are right and the lengths fit the buffer. */
 bool gen_frame_ok(const struct gen_frame *f, const struct rte_mbuf *m);
 

@@ -9,19 +9,18 @@
 #include <rte_udp.h>
 
 enum {
-	WINDOW_SCALE = 14,			/* RFC 7323's largest: nobody fills it. */
+	WINDOW_SCALE = 14,		/* RFC 7323's largest: nobody fills it. */
 	SYN_OPTION_BYTES = 8,
 };
 
-static const uint8_t syn_options[SYN_OPTION_BYTES] = {
-	2, 4, 1440 >> 8, 1440 & 0xff, 1, 3, 3, WINDOW_SCALE
-};
+static const uint8_t syn_options[SYN_OPTION_BYTES] = { 2, 4, 1440 >> 8, 1440 & 0xff,
+						       1, 3, 3,         WINDOW_SCALE };
 
 static uint16_t
 l4_check(const struct gen_frame *f, const uint8_t *data)
 {
-	return f->ipv6 ? rte_ipv6_udptcp_cksum((const void *)(data + 14), data + f->l4) :
-			 rte_ipv4_udptcp_cksum((const void *)(data + 14), data + f->l4);
+	return f->ipv6 ? rte_ipv6_udptcp_cksum((const void *)(data + 14), data + f->l4)
+		       : rte_ipv4_udptcp_cksum((const void *)(data + 14), data + f->l4);
 }
 
 /* Length and checksum of the IP header for 'l4_bytes' behind it. */
@@ -81,8 +80,8 @@ gen_frame_init(struct gen_frame *f, const struct gen_options *options)
 	f->payload_bytes = f->bytes - f->l4 - (f->udp ? 8 : 20);
 
 	uint8_t *l4 = f->data + f->l4;
-	rte_be16_t type = f->ipv6 ? RTE_BE16(RTE_ETHER_TYPE_IPV6) :
-				    RTE_BE16(RTE_ETHER_TYPE_IPV4);
+	rte_be16_t type =
+		f->ipv6 ? RTE_BE16(RTE_ETHER_TYPE_IPV6) : RTE_BE16(RTE_ETHER_TYPE_IPV4);
 	memcpy(f->data, macs, sizeof(macs));
 	memcpy(f->data + 12, &type, sizeof(type));
 	ip_init(f, f->data, options->to);
@@ -123,8 +122,8 @@ gen_flow_sum(const struct gen_frame *f, struct gen_flow *flow)
 
 /* Makes a segment without data of a frame whose addresses and ports are right. */
 static void
-segment_finish(const struct gen_frame *f, struct rte_mbuf *m, uint8_t tcp_flags, uint32_t seq,
-	       uint32_t ack)
+segment_finish(const struct gen_frame *f, struct rte_mbuf *m, uint8_t tcp_flags,
+	       uint32_t seq, uint32_t ack)
 {
 	uint8_t *data = rte_pktmbuf_mtod(m, uint8_t *);
 	struct rte_tcp_hdr *tcp = (struct rte_tcp_hdr *)(data + f->l4);

@@ -49,8 +49,9 @@ option_read(const char *key, const char *value, struct gen_options *o, char *why
 			continue;
 		if (number_read(value, numbers[i].min, numbers[i].max, field))
 			return true;
-		snprintf(why, why_bytes, "gen: \"%s=%s\": a number from %llu to %llu is wanted",
-			 key, value, (unsigned long long)numbers[i].min,
+		snprintf(why, why_bytes,
+			 "gen: \"%s=%s\": a number from %llu to %llu is wanted", key,
+			 value, (unsigned long long)numbers[i].min,
 			 (unsigned long long)numbers[i].max);
 		return false;
 	}
@@ -58,7 +59,8 @@ option_read(const char *key, const char *value, struct gen_options *o, char *why
 		o->udp = strcmp(value, "udp") == 0;
 		if (o->udp || strcmp(value, "tcp") == 0)
 			return true;
-		snprintf(why, why_bytes, "gen: \"proto=%s\": tcp or udp is wanted", value);
+		snprintf(why, why_bytes, "gen: \"proto=%s\": tcp or udp is wanted",
+			 value);
 	} else if (strcmp(key, "ipv6") == 0) {
 		o->ipv6 = number_read(value, 0, 1, &flag) && flag == 1;
 		if (number_read(value, 0, 1, &flag))
@@ -70,7 +72,8 @@ option_read(const char *key, const char *value, struct gen_options *o, char *why
 		o->ipv6 |= ip6;
 		if (inet_pton(ip6 ? AF_INET6 : AF_INET, value, o->to) == 1)
 			return true;
-		snprintf(why, why_bytes, "gen: \"to=%s\": an IP address is wanted", value);
+		snprintf(why, why_bytes, "gen: \"to=%s\": an IP address is wanted",
+			 value);
 	} else {
 		snprintf(why, why_bytes,
 			 "gen: no option \"%s\": there are size, flows, hosts, packets, "
@@ -103,8 +106,9 @@ options_finish(struct gen_options *o, char *why, size_t why_bytes)
 	if (o->hosts > o->flows)
 		o->hosts = o->flows;
 	if (o->flows / o->hosts >= GEN_PORTS / 2) {
-		snprintf(why, why_bytes, "gen: %u flows from %u hosts: too few ports, "
-					 "more hosts= are needed",
+		snprintf(why, why_bytes,
+			 "gen: %u flows from %u hosts: too few ports, "
+			 "more hosts= are needed",
 			 (unsigned int)o->flows, (unsigned int)o->hosts);
 		return false;
 	}
@@ -114,9 +118,7 @@ options_finish(struct gen_options *o, char *why, size_t why_bytes)
 bool
 gen_options_read(const char *text, struct gen_options *out, char *why, size_t why_bytes)
 {
-	struct gen_options o = {
-		.flows = 1000, .packets = 10000, .seed = 1, .port = 80
-	};
+	struct gen_options o = { .flows = 1000, .packets = 10000, .seed = 1, .port = 80 };
 	char copy[512], *save, *word;
 
 	if (snprintf(copy, sizeof(copy), "%s", text) >= (int)sizeof(copy)) {
@@ -128,7 +130,8 @@ gen_options_read(const char *text, struct gen_options *out, char *why, size_t wh
 		char *value = strchr(word, '=');
 
 		if (value == NULL) {
-			snprintf(why, why_bytes, "gen: \"%s\": KEY=VALUE is wanted", word);
+			snprintf(why, why_bytes, "gen: \"%s\": KEY=VALUE is wanted",
+				 word);
 			return false;
 		}
 		*value++ = '\0';

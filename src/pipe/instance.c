@@ -66,15 +66,11 @@ static int
 open_store(struct instance *in, unsigned int i)
 {
 	const struct settings *s = in->settings;
-	struct nf_table *table[STORE_MAX_TABLES];
 	struct store_table declared[STORE_MAX_TABLES];
-	unsigned int n = nf_tables(s->nf, 0, table, STORE_MAX_TABLES);
+	unsigned int n = pipe_tables(s->nf, declared);
 	struct store_options options = { .url = s->store, .timeout_ms = s->store_timeout_ms };
 	char why[256];
 
-	for (unsigned int t = 0; t < n; t++)
-		declared[t] = (struct store_table){ table[t]->name, table[t]->key_max,
-						    table[t]->value_max, table[t]->format };
 	if (store_open(&options, declared, n, &in->store[i], why, sizeof(why)) != 0)
 		return failed("no store", why);
 	return 0;
@@ -247,8 +243,11 @@ instance_run(const char *path)
 	int signals = signalfd(-1, &set, SFD_CLOEXEC);
 
 	if (signals >= 0 && start(&in) == 0) {
-		log_info("snf", "ready: %s, store %s, %u pipe%s", in.settings->nf->name,
-			 in.settings->store, in.n_pipes, in.n_pipes == 1 ? "" : "s");
+		char store[256];
+
+		store_url_print(in.settings->store, store, sizeof(store));
+		log_info("snf", "ready: %s, store %s, %u pipe%s", in.settings->nf->name, store,
+			 in.n_pipes, in.n_pipes == 1 ? "" : "s");
 		serve(&in, signals);
 		code = INSTANCE_OK;
 	}
@@ -261,10 +260,12 @@ int
 instance_check(const char *path)
 {
 	struct settings *s;
+	char store[256];
 
 	if (settings_load(path, &s) != 0)
 		return INSTANCE_USAGE;
-	printf("%s: ok: %s, store %s\n", path, s->nf->name, s->store);
+	store_url_print(s->store, store, sizeof(store));
+	printf("%s: ok: %s, store %s\n", path, s->nf->name, store);
 	settings_free(s);
 	return INSTANCE_OK;
 }

@@ -130,12 +130,18 @@ order_late(struct order *o, struct nf_run *r)
 	if (r->late)
 		return;
 
-	struct nf_run **at = &lane_make(o, r)->late;
+	struct lane *l = lane_make(o, r);
+	struct nf_run **at = &l->late;
 
+	/* Nearly always it is the latest. */
+	if (l->late != NULL && l->late_tail->sequence < r->sequence)
+		at = &l->late_tail->late_next;
 	while (*at != NULL && (*at)->sequence < r->sequence)
 		at = &(*at)->late_next;
 	r->late_next = *at;
 	*at = r;
+	if (r->late_next == NULL)
+		l->late_tail = r;
 	r->late = true;
 }
 
@@ -167,14 +173,27 @@ order_decided(struct order *o, struct nf_run *r)
 		return;
 
 	struct lane *l = lane_find(o, r);
-	struct nf_run **at = &l->late;
+	struct nf_run *before = NULL, *next = l->late;
 
-	while (*at != r)
-		at = &(*at)->late_next;
-	*at = r->late_next;
+	while (next != r) {
+		before = next;
+		next = next->late_next;
+	}
+	next = r->late_next;
+	if (before != NULL)
+		before->late_next = next;
+	else
+		l->late = next;
+	if (next == NULL)
+		l->late_tail = before;
 	r->late = false;
-	if (l->late != NULL && l->late->state == RUN_PARKED)
-		restart(o, l->late);
+	/* Several at once: they share a trip, and decide one after the other. */
+	if (before == NULL) {
+		for (unsigned int n = 0; n < ORDER_RESTARTS && next != NULL &&
+					 next->state == RUN_PARKED;
+		     n++, next = next->late_next)
+			restart(o, next);
+	}
 	lane_release(o, l);
 }
 
@@ -276,24 +295,25 @@ order_commit(struct order *o, struct nf_run *r)
 	o->commit_tail = r;
 	lane_make(o, r)->n_committing++;
 	if (!r->has_group) {
-		o->n_speculative += r->speculative;
+		o->n_groupless++;
 		return;
 	}
 	for (unsigned int i = 0; i < r->n_writes; i++)
 		overlay_add(o, &r->write[i]);
 }
 
-/* Dooms the runs that looked at what the failed group wrote. */
+/* Dooms the runs without a group that looked at what the failed one of 'w' wrote, or
+ * that only wait for 'w' because they are of its connection.  Those with a group name
+ * the failed version in it and fail by themselves. */
 static void
-doom(struct order *o, uint64_t version)
+doom(struct order *o, const struct nf_run *w)
 {
-	if (o->n_speculative == 0)
+	if (o->n_groupless == 0)
 		return;
 	for (struct nf_run *r = o->commit_head; r != NULL; r = r->next) {
-		for (unsigned int i = 0; i < r->n_asked; i++) {
-			if (r->value[i].unacknowledged == version)
-				r->doomed = true;
-		}
+		r->doomed |= r->lane_hash == w->lane_hash;
+		for (unsigned int i = 0; i < r->n_asked; i++)
+			r->doomed |= r->value[i].unacknowledged == w->group_version;
 	}
 }
 
@@ -314,12 +334,12 @@ order_next_committed(struct order *o)
 	l->n_committing--;
 	lane_release(o, l);
 	if (!r->has_group) {
-		o->n_speculative -= r->speculative;
+		o->n_groupless--;
 		return r;
 	}
 	for (unsigned int i = 0; i < r->n_writes; i++)
 		overlay_remove(o, &r->write[i]);
 	if (r->fate != RUN_APPLIED)
-		doom(o, r->group_version);
+		doom(o, r);
 	return r;
 }

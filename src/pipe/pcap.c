@@ -28,15 +28,15 @@
 
 struct capture_port {
 	struct port port;
-	struct capture_reader *in;		/* NULL: no input. */
-	struct capture_writer *out;		/* NULL: what is sent is forgotten. */
-	struct capture_port *peer;		/* NULL: the other side is of another kind. */
+	struct capture_reader *in;	/* NULL: no input. */
+	struct capture_writer *out;	/* NULL: what is sent is forgotten. */
+	struct capture_port *peer;	/* NULL: the other side is of another kind. */
 	enum nf_side side;
-	int timer_fd;				/* Of a paced port; -1. */
-	uint64_t first_ns;			/* Of both sides... */
-	uint64_t started_ns;			/* ...and when it was given; 0: not yet. */
-	uint64_t wake_ns;			/* What the timer is set to. */
-	uint64_t last_ns;			/* Of the packet received last. */
+	int timer_fd;			/* Of a paced port; -1. */
+	uint64_t first_ns;		/* Of both sides... */
+	uint64_t started_ns;		/* ...and when it was given; 0: not yet. */
+	uint64_t wake_ns;		/* What the timer is set to. */
+	uint64_t last_ns;		/* Of the packet received last. */
 };
 
 /* Where a packet's time is while it is in the process. */
@@ -161,7 +161,8 @@ pcap_tx(struct port *p, struct rte_mbuf **packets, unsigned int n)
 	for (unsigned int i = 0; c->out != NULL && i < n; i++) {
 		/* Packets that come from elsewhere carry no time; those that a timer
 		 * sent belong to the packet read last. */
-		uint64_t t = c->peer == NULL ? clock_ns(CLOCK_REALTIME) : *time_of(packets[i]);
+		uint64_t t =
+			c->peer == NULL ? clock_ns(CLOCK_REALTIME) : *time_of(packets[i]);
 
 		if (t == 0)
 			t = RTE_MAX(c->last_ns, c->peer->last_ns);
@@ -247,14 +248,16 @@ time_register(void)
 }
 
 static int
-pcap_port_open(const struct port_request *r, struct port **queue, char *why, size_t why_bytes)
+pcap_port_open(const struct port_request *r, struct port **queue, char *why,
+	       size_t why_bytes)
 {
 	struct capture_port *c = NULL;
 	int err;
 
 	if (r->n_queues > 1) {
-		snprintf(why, why_bytes, "pcap: captures are read by one pipe: set "
-					 "pipes: {max: 1}");
+		snprintf(why, why_bytes,
+			 "pcap: captures are read by one pipe: set "
+			 "pipes: {max: 1}");
 		return -EINVAL;
 	}
 	err = time_register();
@@ -290,22 +293,27 @@ pcap_ok(const char *rest, char *why, size_t why_bytes)
 	char in[PATH_MAX], out[PATH_MAX];
 
 	if (!paths_split(rest, in, out)) {
-		snprintf(why, why_bytes, "\"pcap:%s\": two file names are wanted, as "
-					 "pcap:in.pcap,out.pcap",
+		snprintf(why, why_bytes,
+			 "\"pcap:%s\": two file names are wanted, as "
+			 "pcap:in.pcap,out.pcap",
 			 rest);
 		return false;
 	}
 	if (strcmp(in, "-") == 0 || strcmp(out, "-") == 0) {
-		snprintf(why, why_bytes, "\"pcap:%s\": \"-\" is no file: a named pipe (mkfifo) "
-					 "does it",
+		snprintf(why, why_bytes,
+			 "\"pcap:%s\": \"-\" is no file: a named pipe (mkfifo) "
+			 "does it",
 			 rest);
 		return false;
 	}
 	if (in[0] != '\0' && strcmp(in, out) == 0) {
-		snprintf(why, why_bytes, "\"pcap:%s\": would overwrite what it reads", rest);
+		snprintf(why, why_bytes, "\"pcap:%s\": would overwrite what it reads",
+			 rest);
 		return false;
 	}
 	return true;
 }
 
-const struct port_kind port_pcap = { .scheme = "pcap", .ok = pcap_ok, .open = pcap_port_open };
+const struct port_kind port_pcap = { .scheme = "pcap",
+				     .ok = pcap_ok,
+				     .open = pcap_port_open };

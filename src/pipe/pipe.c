@@ -14,6 +14,7 @@
 #include "pipe/run.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <sys/random.h>
 
 #include <rte_branch_prediction.h>
@@ -43,6 +44,7 @@ struct pipe {
 	uint64_t n_arrived;
 	uint64_t n_left;			/* Ordered ports: released up to here. */
 	bool receiving, ordered;
+	uint8_t first_side;			/* To receive from in this turn. */
 	uint64_t now;				/* TSC at the start of the stage. */
 	unsigned int n_departed;		/* In this turn: when they had arrived. */
 	uint64_t departed[PIPE_MAX_LIVE];
@@ -122,12 +124,27 @@ stage_end(struct pipe *p, enum pipe_stage stage)
 
 /* --- release ------------------------------------------------------------------ */
 
+static bool
+flush_side(struct pipe *p, unsigned int side)
+{
+	struct outbox *out = &p->out[side];
+
+	if (out->n == 0)
+		return false;
+
+	unsigned int n = p->port[side]->ops->tx(p->port[side], out->packet, out->n);
+
+	memmove(out->packet, out->packet + n, (out->n - n) * sizeof(*out->packet));
+	out->n -= n;
+	return n > 0;
+}
+
 static void
 send_packet(struct pipe *p, unsigned int side, struct rte_mbuf *m)
 {
 	struct outbox *out = &p->out[side];
 
-	if (unlikely(out->n == TX_ROOM)) {
+	if (unlikely(out->n == TX_ROOM && !flush_side(p, side))) {
 		pipe_count_drop(p, NF_DROP_TRANSMIT);
 		rte_pktmbuf_free(m);
 		return;
@@ -407,10 +424,12 @@ pipe_gather(struct pipe *p)
 {
 	bool any = restart_runs(p);
 
-	if (likely(p->receiving)) {
-		any |= receive(p, NF_INSIDE);
-		any |= receive(p, NF_OUTSIDE);
-	}
+	if (unlikely(!p->receiving))
+		return any;
+	/* The side that comes first may take all the room: they take turns. */
+	p->first_side = !p->first_side;
+	any |= receive(p, p->first_side);
+	any |= receive(p, !p->first_side);
 	return any;
 }
 
@@ -567,44 +586,31 @@ job_lost(struct pipe *p, struct job *job, unsigned int from)
 	job->n_entries = from;
 }
 
+/* Entries are taken in the order of the frame.  A group that stands behind a read was
+ * applied after it: that run still needs what the group wrote from the overlay. */
 static void
 pipe_settle(struct pipe *p, struct job *job)
 {
 	struct frame_cursor reply = job->batch->reply;
-	unsigned int n = job->n_entries;
-	bool groups = false;
+	unsigned int n = job->batch->error == 0 ? job->n_entries : 0;
 
-	if (unlikely(job->batch->error != 0))
-		n = 0;
 	for (unsigned int i = 0; i < n; i++) {
 		struct nf_run *r = job->entry[i];
 
-		if (i + 4 < n)
-			prefetch_run(job->entry[i + 4]);
+		if (i + 3 < n)
+			prefetch_run(job->entry[i + 3]);
 		if (r->state != RUN_DECIDED && unlikely(bind(&reply, r) != 0)) {
 			n = i;
 			break;
 		}
-		if (r->state == RUN_COMMITTING) {
-			job->entry[i] = NULL;
-			groups = true;
-		}
+		if (r->state == RUN_COMMITTING)
+			release_committed(p);
+		else
+			decide(p, r);
 	}
 	if (unlikely(n < job->n_entries)) {
 		job_lost(p, job, n);
-		groups = true;
-	}
-	/* Before anyone decides: what was applied is no longer in the overlay, and who
-	 * lost a race is undecided. */
-	if (groups)
 		release_committed(p);
-	for (unsigned int i = 0; i < n; i++) {
-		struct nf_run *r = job->entry[i];
-
-		if (i + 3 < n && job->entry[i + 3] != NULL)
-			prefetch_run(job->entry[i + 3]);
-		if (r != NULL)
-			decide(p, r);
 	}
 	job_free(p, job);
 }
@@ -662,26 +668,6 @@ pipe_collect(struct pipe *p)
 	return any;
 }
 
-static bool
-pipe_flush(struct pipe *p)
-{
-	bool any = false;
-
-	for (unsigned int side = 0; side < 2; side++) {
-		struct outbox *out = &p->out[side];
-
-		if (out->n == 0)
-			continue;
-
-		unsigned int n = p->port[side]->ops->tx(p->port[side], out->packet, out->n);
-
-		memmove(out->packet, out->packet + n, (out->n - n) * sizeof(*out->packet));
-		out->n -= n;
-		any |= n > 0;
-	}
-	return any;
-}
-
 /* Those that left in this turn have left now. */
 static void
 count_residence(struct pipe *p)
@@ -701,12 +687,31 @@ pipe_turn(struct pipe *p)
 	any |= pipe_submit(p);
 	any |= pipe_collect(p);
 	stage_end(p, PIPE_STAGE_STORE);
-	any |= pipe_flush(p);
+	any |= flush_side(p, NF_INSIDE);
+	any |= flush_side(p, NF_OUTSIDE);
 	if (any) {
 		stage_end(p, PIPE_STAGE_TRANSMIT);
 		count_residence(p);
 	}
 	return any;
+}
+
+unsigned int
+pipe_tables(const struct nf *nf, struct store_table *declared)
+{
+	struct nf_table *table[STORE_MAX_TABLES];
+	unsigned int n = nf_tables(nf, 0, table, STORE_MAX_TABLES);
+
+	for (unsigned int i = 0; i < n; i++) {
+		const struct nf_table *t = table[i];
+
+		declared[i] = (struct store_table){ .key_max = t->key_max,
+						    .value_max = t->value_max,
+						    .format = t->format };
+		snprintf(declared[i].name, sizeof(declared[i].name), "%s.%s", nf->name,
+			 t->name);
+	}
+	return n;
 }
 
 int

@@ -87,6 +87,10 @@ struct pipe_config {
 /* Bytes that mbufs need as private area. */
 unsigned int pipe_private_bytes(void);
 
+/* A function's tables as its store has to be opened with: "FUNCTION.TABLE".  'declared'
+ * has STORE_MAX_TABLES elements.  Returns how many there are. */
+unsigned int pipe_tables(const struct nf *nf, struct store_table *declared);
+
 int pipe_open(const struct pipe_config *config, struct pipe **out);
 /* What is in flight is dropped, uncounted: drain first. */
 void pipe_close(struct pipe *p);

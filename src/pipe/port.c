@@ -23,7 +23,7 @@ enum {
 /* The last one takes what no other does. */
 static const struct port_kind *const kinds[] = {
 	&port_pci, &port_af_packet, &port_af_xdp, &port_memif,
-	&port_tap, &port_pcap,	    &port_gen,	  &port_vdev,
+	&port_tap, &port_pcap,      &port_gen,    &port_vdev,
 };
 
 static const struct port_kind *
@@ -71,13 +71,13 @@ pools_open(struct ports *p, unsigned int packets, unsigned int private_bytes, ch
 	uint16_t private_size = RTE_ALIGN_CEIL(private_bytes, RTE_CACHE_LINE_SIZE);
 
 	for (unsigned int i = 0; i < p->n_queues; i++) {
-		static unsigned int number;	/* Names stay unique over reopening. */
+		static unsigned int number; /* Names stay unique over reopening. */
 		char name[RTE_MEMPOOL_NAMESIZE];
 
 		snprintf(name, sizeof(name), "pipe%u", number++);
-		p->pool[i] = rte_pktmbuf_pool_create(name, packets, POOL_CACHE,
-						     private_size, BUFFER_BYTES,
-						     SOCKET_ID_ANY);
+		p->pool[i] =
+			rte_pktmbuf_pool_create(name, packets, POOL_CACHE, private_size,
+						BUFFER_BYTES, SOCKET_ID_ANY);
 		if (p->pool[i] == NULL) {
 			snprintf(why, why_bytes,
 				 "no memory for the packets of pipe %u: %u MB are "
@@ -135,7 +135,8 @@ close:
 
 /* Puts bytes behind those of the packet; returns the last buffer or NULL. */
 static struct rte_mbuf *
-append(struct rte_mbuf *packet, struct rte_mbuf *last, const uint8_t *data, unsigned int bytes)
+append(struct rte_mbuf *packet, struct rte_mbuf *last, const uint8_t *data,
+       unsigned int bytes)
 {
 	while (bytes > 0) {
 		unsigned int n = RTE_MIN(bytes, rte_pktmbuf_tailroom(last));
@@ -158,8 +159,8 @@ append(struct rte_mbuf *packet, struct rte_mbuf *last, const uint8_t *data, unsi
 }
 
 struct rte_mbuf *
-port_packet(struct rte_mempool *pool, const void *head, unsigned int head_bytes, const void *data,
-	    unsigned int bytes)
+port_packet(struct rte_mempool *pool, const void *head, unsigned int head_bytes,
+	    const void *data, unsigned int bytes)
 {
 	struct rte_mbuf *m = rte_pktmbuf_alloc(pool);
 	struct rte_mbuf *last;

@@ -34,9 +34,10 @@ struct port_ops {
 struct port {
 	const struct port_ops *ops;
 	struct rte_mempool *pool;		/* That of its packets. */
-	int wait_fd;				/* Readable when rx has something; or -1. */
-	bool busy;				/* Without a descriptor, and yet never to be
-						 * slept on: the synthetic source. */
+	int wait_fd;				/* Readable if rx has something; or -1.  May
+						 * become -1: read it before each wait. */
+	bool busy;				/* No descriptor, and yet never to be slept
+						 * on: the synthetic source, a file. */
 	bool ordered;				/* Packets have to leave in the order they
 						 * came: a capture is reproducible. */
 };
@@ -90,8 +91,8 @@ struct gen_stats {
 	uint64_t opened, closed;		/* Connections, since the start. */
 	uint64_t reset;				/* Of these, by an RST. */
 	uint64_t retried;			/* Packets whose answer did not come. */
-	uint64_t corrupt;			/* Arrived with a wrong checksum: of those
-						 * that open or close, all are looked at. */
+	uint64_t corrupt;			/* Arrived with a wrong checksum; looked at
+						 * are those that open or close. */
 	uint64_t foreign;			/* Arrived, but of no connection. */
 	uint32_t flows;				/* As configured... */
 	uint32_t established;			/* ...and of these open now. */
@@ -107,7 +108,7 @@ struct port_request {
 	const char *peer_scheme;		/* That of the other side. */
 	enum nf_side side;
 	unsigned int n_queues;
-	bool pace_original;
+	bool pace_original;			/* With the spacing of the capture. */
 	struct rte_mempool *const *pool;	/* By queue. */
 	/* The outside is opened last, and then has the inside's ports here if they are
 	 * of the same kind; NULL otherwise. */
@@ -117,12 +118,13 @@ struct port_request {
 /* A packet of 'head' and 'data', one behind the other, over as many buffers as it
  * takes; NULL if there are not enough. */
 struct rte_mbuf *port_packet(struct rte_mempool *pool, const void *head,
-			     unsigned int head_bytes, const void *data, unsigned int bytes);
+			     unsigned int head_bytes, const void *data,
+			     unsigned int bytes);
 
 /* One of these for each kind of port; the file of the kind defines it. */
 struct port_kind {
 	const char *scheme;			/* "af_packet"; NULL: any other. */
-	unsigned int held;			/* Packets that a queue's rings may hold. */
+	unsigned int held;			/* Packets that a queue's rings hold. */
 	/* Fills 'why' if it is not. */
 	bool (*ok)(const char *rest, char *why, size_t why_bytes);
 	/* Returns 0 with all of 'queue' set, or -errno, 'why' filled, and none. */
@@ -130,8 +132,8 @@ struct port_kind {
 		    size_t why_bytes);
 };
 
-extern const struct port_kind port_af_packet, port_af_xdp, port_gen, port_memif, port_pcap,
-	port_pci, port_tap, port_vdev;
+extern const struct port_kind port_af_packet, port_af_xdp, port_gen, port_memif,
+	port_pcap, port_pci, port_tap, port_vdev;
 
 /* Those of one synthetic source's inside are added to 'out'. */
 bool gen_stats(const struct port *inside, struct gen_stats *out);

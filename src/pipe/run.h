@@ -94,7 +94,7 @@ struct nf_run {
 	bool has_group;
 	bool late;				/* Listed in its flow's lane. */
 	bool speculative;			/* Saw what is not acknowledged... */
-	bool doomed;				/* ...and never will be. */
+	bool doomed;				/* In vain: it has to start again. */
 	bool has_connection;
 	uint64_t group_version;
 	uint64_t lane_hash;			/* Of its connection; 0: not made yet. */
@@ -129,18 +129,19 @@ struct job {
 /* order.c: which runs have to wait for which.  See there. */
 struct lane {
 	uint64_t hash;				/* Of the connection; 0: free. */
-	struct nf_run *late;			/* By arrival; only the first may decide. */
+	struct nf_run *late, *late_tail;	/* By arrival; only the first may decide. */
 	unsigned int n_committing;
 };
 
 enum {
 	ORDER_LANES = 2 * PIPE_MAX_LIVE,
 	ORDER_OVERLAY = 8 * PIPE_MAX_LIVE,
+	ORDER_RESTARTS = 32,			/* Parked runs that go on at once. */
 };
 
 struct order {
 	unsigned int n_lanes, n_overlay;
-	unsigned int n_speculative;		/* Without a group, in the commit queue. */
+	unsigned int n_groupless;		/* In the commit queue, without a group. */
 	uint64_t seed;
 	struct nf_run *commit_head, *commit_tail;
 	struct nf_run *restart_head, *restart_tail;

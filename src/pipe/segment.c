@@ -26,7 +26,7 @@ segment_checksum(uint8_t *data, uint32_t bytes, const struct virtio_net_hdr *h)
 	/* The field holds the sum of the pseudo header. */
 	uint16_t sum = ~rte_raw_cksum(data + h->csum_start, bytes - h->csum_start);
 	if (sum == 0)
-		sum = 0xffff;			/* As good; and not "none" in UDP. */
+		sum = 0xffff;		/* As good; and not "none" in UDP. */
 	memcpy(data + at, &sum, sizeof(sum));
 }
 
@@ -62,7 +62,8 @@ segment_finish(uint8_t *l3, struct rte_tcp_hdr *tcp, uint32_t l4_bytes, bool ipv
 		struct rte_ipv4_hdr *ip = (struct rte_ipv4_hdr *)l3;
 
 		ip->total_length = rte_cpu_to_be_16(rte_ipv4_hdr_len(ip) + l4_bytes);
-		ip->packet_id = rte_cpu_to_be_16(rte_be_to_cpu_16(ip->packet_id) + number);
+		ip->packet_id =
+			rte_cpu_to_be_16(rte_be_to_cpu_16(ip->packet_id) + number);
 		ip->hdr_checksum = 0;
 		ip->hdr_checksum = rte_ipv4_cksum(ip);
 		tcp->cksum = rte_ipv4_udptcp_cksum(ip, tcp);
@@ -76,7 +77,8 @@ segment_tcp(struct rte_mempool *pool, uint8_t *data, uint32_t bytes,
 	uint8_t type = h->gso_type & ~VIRTIO_NET_HDR_GSO_ECN;
 	bool ipv6 = type == VIRTIO_NET_HDR_GSO_TCPV6;
 	uint32_t l3 = l3_of(data, bytes), l4 = h->csum_start;
-	uint32_t l4_min = l3 + (ipv6 ? sizeof(struct rte_ipv6_hdr) : sizeof(struct rte_ipv4_hdr));
+	uint32_t l4_min =
+		l3 + (ipv6 ? sizeof(struct rte_ipv6_hdr) : sizeof(struct rte_ipv4_hdr));
 	const struct rte_tcp_hdr *whole = (const struct rte_tcp_hdr *)(data + l4);
 	uint8_t head[MAX_HEAD];
 	unsigned int made = 0;
@@ -85,7 +87,8 @@ segment_tcp(struct rte_mempool *pool, uint8_t *data, uint32_t bytes,
 		return 0;
 	if (l4 < l4_min || l4 + sizeof(*whole) > bytes || (ipv6 && l4 != l4_min))
 		return 0;
-	if (!ipv6 && l4 != l3 + rte_ipv4_hdr_len((const struct rte_ipv4_hdr *)(data + l3)))
+	if (!ipv6 &&
+	    l4 != l3 + rte_ipv4_hdr_len((const struct rte_ipv4_hdr *)(data + l3)))
 		return 0;
 	uint32_t tcp_bytes = (whole->data_off >> 4) * 4, head_bytes = l4 + tcp_bytes;
 	if (tcp_bytes < sizeof(*whole) || head_bytes > bytes || head_bytes > MAX_HEAD)
@@ -99,7 +102,8 @@ segment_tcp(struct rte_mempool *pool, uint8_t *data, uint32_t bytes,
 		struct rte_tcp_hdr *tcp = (struct rte_tcp_hdr *)(start + l4);
 
 		memcpy(start, head, head_bytes);
-		tcp->sent_seq = rte_cpu_to_be_32(rte_be_to_cpu_32(tcp->sent_seq) + at - head_bytes);
+		tcp->sent_seq = rte_cpu_to_be_32(rte_be_to_cpu_32(tcp->sent_seq) + at -
+						 head_bytes);
 		if (at + n < bytes)
 			tcp->tcp_flags &= ~(TCP_FIN | TCP_PSH);
 		if (made > 0)

@@ -81,6 +81,8 @@ check(struct settings *s)
 			err = -EINVAL;
 		}
 	}
+	if (s->pipes_max == 0)
+		s->pipes_max = s->pipes_min;
 	if (s->pipes_max < s->pipes_min) {
 		config_error(&s->pipes_max, "pipes.max is %u, want at least pipes.min, %u",
 			     (unsigned int)s->pipes_max, (unsigned int)s->pipes_min);
@@ -103,7 +105,10 @@ load_function(struct settings *s)
 		if (err != 0)
 			return err;
 	}
-	return s->nf->init != NULL ? s->nf->init(s->nf_options, &s->nf_static) : 0;
+	if (s->nf->init != NULL)
+		return s->nf->init(s->nf_options, &s->nf_static);
+	s->nf_static = s->nf_options;
+	return 0;
 }
 
 int
@@ -116,7 +121,6 @@ settings_load(const char *path, struct settings **out)
 		return -ENOMEM;
 	s->store_timeout_ms = 1000;
 	s->pipes_min = 1;
-	s->pipes_max = 1;
 	s->log_level = LOG_INFO;
 	err = config_load(path, fields, s, &s->config);
 	if (err == 0)
@@ -136,7 +140,7 @@ settings_free(struct settings *s)
 {
 	if (s == NULL)
 		return;
-	if (s->nf_static != NULL && s->nf->fini != NULL)
+	if (s->nf_static != NULL && s->nf->init != NULL && s->nf->fini != NULL)
 		s->nf->fini(s->nf_static);
 	free(s->nf_options);
 	config_free(s->config);

@@ -25,7 +25,7 @@ enum {
 };
 
 struct tap {
-	struct port port;			/* wait_fd is the queue. */
+	struct port port;		/* wait_fd is the queue. */
 	uint8_t buffer[MAX_PACKET];
 };
 
@@ -90,7 +90,8 @@ static const struct port_ops tap_ops = { .rx = tap_rx, .tx = tap_tx, .close = ta
 static int
 queue_open(const char *name, bool several, struct rte_mempool *pool, struct port **out)
 {
-	struct ifreq r = { .ifr_flags = IFF_TAP | IFF_NO_PI | (several ? IFF_MULTI_QUEUE : 0) };
+	struct ifreq r = { .ifr_flags = IFF_TAP | IFF_NO_PI |
+					(several ? IFF_MULTI_QUEUE : 0) };
 	struct tap *t = calloc(1, sizeof(*t));
 
 	if (t == NULL)
@@ -145,8 +146,9 @@ tap_open(const struct port_request *r, struct port **queue, char *why, size_t wh
 		queue[i] = NULL;
 	}
 	if (err == -EPERM || err == -EACCES)
-		snprintf(why, why_bytes, "tap:%s: no right to make a tap device: run as root "
-					 "or give the program CAP_NET_ADMIN",
+		snprintf(why, why_bytes,
+			 "tap:%s: no right to make a tap device: run as root "
+			 "or give the program CAP_NET_ADMIN",
 			 r->rest);
 	else
 		snprintf(why, why_bytes, "tap:%s: %s", r->rest,
@@ -159,8 +161,9 @@ tap_ok(const char *rest, char *why, size_t why_bytes)
 {
 	if (*rest != '\0' && strlen(rest) < IF_NAMESIZE && strpbrk(rest, "/ ,:%") == NULL)
 		return true;
-	snprintf(why, why_bytes, "\"tap:%s\": a name of at most %d characters is wanted, as "
-				 "tap:snf0",
+	snprintf(why, why_bytes,
+		 "\"tap:%s\": a name of at most %d characters is wanted, as "
+		 "tap:snf0",
 		 rest, IF_NAMESIZE - 1);
 	return false;
 }

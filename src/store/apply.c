@@ -15,7 +15,7 @@
 #include <errno.h>
 
 enum {
-	APPLY_WINDOW = 64,			/* Operations at which a window is full. */
+	APPLY_WINDOW = 64,			/* Operations: then it is full. */
 	APPLY_MAX_OPS = APPLY_WINDOW - 1 + FRAME_MAX_GROUP_OPS,
 };
 
@@ -129,9 +129,8 @@ group_check(const struct apply *a, const struct apply_item *item)
 	for (unsigned int i = 0; i < item->n_ops; i++) {
 		if (op[i].kind != FRAME_PUT)
 			continue;
-		if (a->refuse ||
-		    table_reserve(t, &room, table_get(t, &probe[i]), op[i].key_bytes,
-				  op[i].value_bytes) != 0)
+		if (a->refuse || table_reserve(t, &room, table_get(t, &probe[i]),
+					       op[i].key_bytes, op[i].value_bytes) != 0)
 			return FRAME_REFUSED;
 	}
 	return FRAME_APPLIED;
@@ -198,7 +197,8 @@ apply_window(struct apply *a)
  * the operation, of 24 bytes or more, that had it. */
 static int
 apply_prepare(struct apply *a, const struct frame_head *head,
-	      const struct frame_shape *shape, struct buffer *reply, struct client **client)
+	      const struct frame_shape *shape, struct buffer *reply,
+	      struct client **client)
 {
 	size_t effects_bytes = head->n_bytes + head->n_bytes / 4 + EFFECT_CLIENT_BYTES +
 			       client_answers_bytes(shape->n_groups);
@@ -221,7 +221,8 @@ apply_prepare(struct apply *a, const struct frame_head *head,
 		return 0;
 	if (a->effects != NULL && buffer_reserve(a->effects, effects_bytes) != 0)
 		return -ENOMEM;
-	return clients_prepare(clients, head->client, shape->n_groups, client, &a->answers);
+	return clients_prepare(clients, head->client, shape->n_groups, client,
+			       &a->answers);
 }
 
 int

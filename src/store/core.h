@@ -458,7 +458,7 @@ enum {
 	EFFECT_DELETE = 2,
 	EFFECT_CLIENT = 3,
 	EFFECT_DECLARE = 4,
-	EFFECT_DELETE_BYTES = 4,		/* Without keys, values, answers, names. */
+	EFFECT_DELETE_BYTES = 4,		/* Without key, value and the like. */
 	EFFECT_PUT_BYTES = 20,
 	EFFECT_CLIENT_BYTES = 24,
 	EFFECT_DECLARE_BYTES = 8,

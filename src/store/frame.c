@@ -11,7 +11,7 @@
 enum {
 	FRAME_ALIGN = 8,
 	FRAME_KEY_OP = 4,			/* Bytes before the key of a READ. */
-	FRAME_LONG_OP = 16,			/* Of a GROUP, CHECK, PUT before the rest. */
+	FRAME_LONG_OP = 16,			/* Of a GROUP, CHECK or PUT. */
 };
 
 static inline uint64_t
@@ -187,7 +187,8 @@ frame_validate(struct frame_cursor c, const struct frame_limits *tables,
 				return -EBADMSG;
 			shape->n_groups++;
 			shape->max_reply_bytes += FRAME_ALIGN;
-		} else if (op.kind <= FRAME_PEEK && within_limits(&op, tables, n_tables)) {
+		} else if (op.kind <= FRAME_PEEK &&
+			   within_limits(&op, tables, n_tables)) {
 			shape->max_reply_bytes +=
 				FRAME_LONG_OP + FRAME_PAD(tables[op.table].value_max);
 		} else {

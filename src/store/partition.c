@@ -209,8 +209,9 @@ record_expire(struct partition *p, record_id id, uint32_t now, struct buffer *ef
 		.key_bytes = r->key_bytes,
 	};
 
-	if (due > now || (effects != NULL &&
-			  buffer_reserve(effects, EFFECT_DELETE_BYTES + r->key_bytes) != 0)) {
+	if (due > now ||
+	    (effects != NULL &&
+	     buffer_reserve(effects, EFFECT_DELETE_BYTES + r->key_bytes) != 0)) {
 		wheel_arm(&p->wheel, &p->table.slots, id, now, due);
 		return due > now ? 0 : -ENOMEM;
 	}

@@ -132,6 +132,7 @@ slots_take(struct slots *s, uint8_t number)
 	assert(class->n_free > 0);
 	class->n_free--;
 	if (id == 0) {
+		assert(class->n_used < s->chunks[class->chunk].n_slots);
 		id = slot_number(class->chunk, class->n_used++);
 		__builtin_prefetch((uint8_t *)slots_record(s, id) + class->slot_bytes, 1);
 		return id;

@@ -57,7 +57,8 @@ backend_of(const char *url, char *why, size_t why_bytes)
 		return NULL;
 	}
 	snprintf(why, why_bytes,
-		 "%s is no store: use embedded:, valkey://HOST:PORT or valkey+unix:///PATH",
+		 "%s is no store: use embedded:, valkey://HOST:PORT or "
+		 "valkey+unix:///PATH",
 		 url);
 	return NULL;
 }
@@ -82,4 +83,16 @@ bool
 store_url_ok(const char *url, char *why, size_t why_bytes)
 {
 	return backend_of(url, why, why_bytes) != NULL;
+}
+
+void
+store_url_print(const char *url, char *text, size_t bytes)
+{
+	const char *secret = strstr(url, "://");
+	const char *host = strrchr(url, '@');
+
+	if (secret == NULL || host == NULL)
+		snprintf(text, bytes, "%s", url);
+	else
+		snprintf(text, bytes, "%.*s%s", (int)(secret + 3 - url), url, host + 1);
 }

@@ -21,10 +21,11 @@ enum {
 	STORE_INFLIGHT = 8,			/* Submitted and not yet given back. */
 	STORE_BATCHES = STORE_INFLIGHT + 2,	/* One being written, one being read. */
 	STORE_MAX_TABLES = 16,
+	STORE_TABLE_NAME = 32,			/* Bytes, with the final 0. */
 };
 
 struct store_table {
-	const char *name;			/* "firewall.connection" */
+	char name[STORE_TABLE_NAME];		/* "firewall.connection" */
 	uint16_t key_max, value_max;		/* Bytes. */
 	uint8_t format;
 };
@@ -86,6 +87,9 @@ extern const struct store_ops store_valkey_ops, store_valkey_unix_ops;
 /* Picks the backend by the scheme of options->url. */
 int store_open(const struct store_options *options, const struct store_table *tables,
 	       unsigned int n_tables, struct store **out, char *why, size_t why_bytes);
+
+/* The URL without user and password, for people: "valkey://HOST". */
+void store_url_print(const char *url, char *text, size_t bytes);
 
 /* Whether open() would know what to do with this URL; 'why' as there. */
 bool store_url_ok(const char *url, char *why, size_t why_bytes);

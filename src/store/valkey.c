@@ -92,18 +92,6 @@ flight_at(const struct valkey *v, unsigned int i)
 
 /* --- Frames on their way out --------------------------------------------------- */
 
-/* Renames the tables in a frame. */
-static void
-frame_rename(struct frame *f, const uint8_t *to, unsigned int n)
-{
-	struct frame_cursor c = { f->start + FRAME_HEAD_BYTES, f->at };
-	struct frame_op op;
-
-	for (const uint8_t *at = c.at; frame_next(&c, &op) == 1; at = c.at)
-		if (op.kind != FRAME_GROUP && op.table < n)
-			f->start[at - f->start + 1] = to[op.table];
-}
-
 /* Puts the words of the command around a frame. */
 static void
 command_write(const struct valkey *v, struct valkey_batch *b)
@@ -155,7 +143,7 @@ ask_again(struct valkey *v)
 		struct valkey_batch *b = flight_at(v, i);
 
 		if (renamed)
-			frame_rename(&b->batch.request, to, sizeof(to));
+			frame_map_tables(&b->batch.request, to, sizeof(to));
 		frame_finish(&b->batch.request, l->generation, v->client, b->id);
 		b->reply_bytes = b->reply_want = 0;
 	}
@@ -441,7 +429,7 @@ valkey_submit(struct store *store, struct store_batch *batch)
 	if (v->link.state != LINK_UP && now_ms - v->lost_ms >= v->timeout_ms)
 		return -ENOTCONN;
 	if (!v->same_ids)
-		frame_rename(&batch->request, v->table_id, v->link.n_tables);
+		frame_map_tables(&batch->request, v->table_id, v->link.n_tables);
 	b->id = ++v->next_id;
 	b->asked_ms = now_ms;
 	b->reply_bytes = b->reply_want = 0;

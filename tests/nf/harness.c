@@ -71,7 +71,8 @@ bench_start(void **state)
 		print_error("%s\n", why);
 		return -1;
 	}
-	pool = rte_pktmbuf_pool_create("bench", N_MBUFS, 0, (uint16_t)pipe_private_bytes(),
+	pool = rte_pktmbuf_pool_create("bench", N_MBUFS, 0,
+				       (uint16_t)pipe_private_bytes(),
 				       RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
 	return pool != NULL ? 0 : -1;
 }
@@ -207,8 +208,8 @@ read_section(const struct nf *nf, const char *section, void **nf_static)
 {
 	void *options = calloc(1, nf->options_bytes);
 	struct config *config;
-	int err = config_load_text("section", section, strlen(section), nf->options, options,
-				   &config);
+	int err = config_load_text("section", section, strlen(section), nf->options,
+				   options, &config);
 
 	if (err == 0) {
 		err = nf->init(options, nf_static);
@@ -316,7 +317,8 @@ static bool
 idle(const struct bench *b)
 {
 	for (unsigned int i = 0; i < b->n_pipes; i++)
-		if (!pipe_drained(b->pipe[i]) || b->port[i][0].n_in + b->port[i][1].n_in > 0)
+		if (!pipe_drained(b->pipe[i]) || b->port[i][NF_INSIDE].n_in > 0 ||
+		    b->port[i][NF_OUTSIDE].n_in > 0)
 			return false;
 	return true;
 }

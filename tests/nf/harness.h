@@ -31,8 +31,8 @@ struct spec {
 	const char *flags;			/* TCP: some of "SAFRPU". */
 	uint32_t seq, ack;
 	const char *data;
-	uint8_t type, code;			/* ICMP; its identifier is the source port. */
-	const struct spec *quote;		/* ICMP error: this packet's first bytes... */
+	uint8_t type, code;			/* ICMP; the identifier is the port. */
+	const struct spec *quote;		/* ICMP error: its first bytes... */
 	unsigned int quote_bytes;		/* ...behind its IP header; 0: 8. */
 	uint16_t fragment;			/* Offset in 8 bytes... */
 	bool more;				/* ...and whether fragments follow. */
@@ -59,10 +59,10 @@ struct step {
 	struct spec packet;
 	int fate;
 	bool writes;				/* Something was written... */
-	const char *as;				/* "1.1.1.1:1 > 2.2.2.2:2"; NULL: as it came. */
+	const char *as;				/* "1.1.1.1:1 > 2.2.2.2:2", or NULL. */
 	uint64_t after_ms;			/* The clock moves before. */
 	unsigned int emits;			/* Packets behind it. */
-	uint32_t alerts;			/* The one signature that is reported; 0: none. */
+	uint32_t alerts;			/* The signature reported; 0: none. */
 };
 
 struct sent {

@@ -75,7 +75,8 @@ protocol_of(const struct spec *spec, bool ip6)
 	return spec->protocol == 0 ? PROTO_TCP : spec->protocol;
 }
 
-static void put_datagram(struct writer *w, const struct spec *spec, unsigned int max_bytes);
+static void put_datagram(struct writer *w, const struct spec *spec,
+			 unsigned int max_bytes);
 
 /* The transport header and data; returns where the checksum is, or NULL. */
 static uint8_t *
@@ -182,7 +183,8 @@ put_datagram(struct writer *w, const struct spec *spec, unsigned int max_bytes)
 	else
 		put_ip6(w, spec, &from, &to, protocol);
 	transport = w->at;
-	checksum = put_transport(w, spec, protocol, rte_be_to_cpu_16(from.port), rte_be_to_cpu_16(to.port));
+	checksum = put_transport(w, spec, protocol, rte_be_to_cpu_16(from.port),
+				 rte_be_to_cpu_16(to.port));
 
 	unsigned int bytes = (unsigned int)(w->at - transport);
 

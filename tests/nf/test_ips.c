@@ -56,7 +56,8 @@ test_a_drop_is_for_the_rest_of_the_connection(void **state)
 		{ "these", DATA(5, " m"), SENT, true },
 		{ "and the rest", DATA(7, "e"), DROPPED(SIGNATURE), true, .alerts = 2 },
 		{ "other connections are not affected", { .side = NF_INSIDE,
-		  .from = "10.0.0.2:1", .to = "192.0.2.1:80", .flags = "S" }, SENT, true },
+		  .from = "10.0.0.2:1", .to = "192.0.2.1:80", .flags = "S" }, SENT,
+		  true },
 	};
 	static const char drops[] =
 		"signatures: [{ id: 7, content: kill, action: drop }]";
@@ -91,7 +92,8 @@ test_old_bytes_are_not_a_way_round(void **state)
 	static const struct step steps[] = {
 		HANDSHAKE,
 		{ "harmless", DATA(1, "xxxx"), SENT, true },
-		{ "the same place, another text", DATA(1, "kill"), DROPPED(SIGNATURE), true,
+		{ "the same place, another text", DATA(1, "kill"), DROPPED(SIGNATURE),
+		  true,
 		  .alerts = 7 },
 		{ "is blocked", DATA(5, "xxxx"), DROPPED(SIGNATURE) },
 	};
@@ -110,10 +112,12 @@ test_what_is_out_of_order_comes_again(void **state)
 		{ "then", DATA(3, "il"), SENT, true, .alerts = 1 },
 		{ "a wrong checksum", { OUT, .flags = "PA", .seq = 105, .data = "x",
 		  .bad_checksum = true }, DROPPED(CHECKSUM) },
-		{ "a blind SYN changes nothing", { OUT, .flags = "S", .seq = 5000 }, SENT },
+		{ "a blind SYN changes nothing", { OUT, .flags = "S", .seq = 5000 },
+		  SENT },
 		{ "a blind RST likewise", { OUT, .flags = "R", .seq = 5000 }, SENT },
 		{ "data", DATA(5, "ev"), SENT, true },
-		{ "FIN with data", { OUT, .flags = "FPA", .seq = 107, .data = "il" }, SENT,
+		{ "FIN with data", { OUT, .flags = "FPA", .seq = 107, .data = "il" },
+		  SENT,
 		  true, .alerts = 1 },
 		{ "behind the FIN", DATA(10, "x"), DROPPED(STATE) },
 		{ "RST", { IN, .flags = "R", .seq = 901 }, SENT, true },
@@ -135,8 +139,9 @@ test_what_is_out_of_order_comes_again(void **state)
 static void
 test_midstream_can_be_inspected(void **state)
 {
-	static const char inspect[] = "signatures: [{ id: 1, content: evil, action: alert }]\n"
-				      "midstream: inspect\n";
+	static const char inspect[] =
+		"signatures: [{ id: 1, content: evil, action: alert }]\n"
+		"midstream: inspect\n";
 	static const struct step steps[] = {
 		{ "a bare ACK", { OUT, .flags = "A", .seq = 5 }, SENT },
 		{ "from here on", DATA(7, "ev"), SENT, true },
@@ -149,7 +154,9 @@ test_midstream_can_be_inspected(void **state)
 static void
 test_what_a_section_may_not_say(void **state)
 {
-	static const char *const contents[] = { "''", "'|4|'", "'|41'", "'|4x|'", "'a\\'" };
+	static const char *const contents[] = {
+		"''", "'|4|'", "'|41'", "'|4x|'", "'a\\'",
+	};
 
 	for (unsigned int i = 0; i < sizeof(contents) / sizeof(contents[0]); i++) {
 		char text[128] = "signatures: [{ id: 1, action: drop, content: ";
@@ -168,7 +175,9 @@ static void
 test_two_instances_find_it_once(void **state)
 {
 	static const struct step opening[] = { HANDSHAKE };
-	static const struct spec segment[] = { DATA(1, "ev"), DATA(3, "i"), DATA(4, "lx") };
+	static const struct spec segment[] = {
+		DATA(1, "ev"), DATA(3, "i"), DATA(4, "lx"),
+	};
 
 	for (unsigned int schedule = 0; schedule < 1 << 10; schedule++) {
 		struct bench *b = bench_open("ips", section, 2);
@@ -202,7 +211,7 @@ count_plainly(const char *text, const char *string)
 {
 	unsigned int n = 0;
 
-	for (const char *at = strstr(text, string); at != NULL; at = strstr(at + 1, string))
+	for (const char *at = text; (at = strstr(at, string)) != NULL; at++)
 		n++;
 	return n;
 }
@@ -211,8 +220,9 @@ count_plainly(const char *text, const char *string)
 static void
 test_the_matcher_finds_what_a_plain_search_finds(void **state)
 {
-	static const char *const strings[] = { "ab", "aba", "b", "bbb", "abab", "aab", "ab",
-					       "babbaab" };
+	static const char *const strings[] = {
+		"ab", "aba", "b", "bbb", "abab", "aab", "ab", "babbaab",
+	};
 	struct matcher_string list[8];
 	struct matcher *m;
 

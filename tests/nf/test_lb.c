@@ -41,22 +41,26 @@ test_a_connection_keeps_its_backend(void **state)
 }
 
 static void
-test_the_backend_with_the_fewest_connections_gets_the_next(void **state)
+test_the_backend_with_the_fewest_gets_the_next(void **state)
 {
 	static const struct step steps[] = {
 		{ "1", { CLIENT(1), .flags = "S" }, SENT, true, TO(1, 1) },
 		{ "2", { CLIENT(2), .flags = "S" }, SENT, true, TO(2, 2) },
 		{ "3", { CLIENT(3), .flags = "S" }, SENT, true, TO(3, 3) },
 		{ "4", { CLIENT(4), .flags = "S" }, SENT, true, TO(4, 1) },
-		{ "the second closes", { CLIENT(2), .flags = "FA" }, SENT, true, TO(2, 2) },
+		{ "the second closes", { CLIENT(2), .flags = "FA" }, SENT, true, TO(2,
+		  2) },
 		{ "and again", { CLIENT(2), .flags = "FA" }, SENT, false, TO(2, 2) },
 		{ "its other end closes", { BACKEND(2, 2), .flags = "FA" }, SENT, false,
 		  BACK(2) },
 		{ "its last ACK", { CLIENT(2), .flags = "A" }, SENT, false, TO(2, 2) },
-		{ "it has the fewest", { CLIENT(5), .flags = "S" }, SENT, true, TO(5, 2) },
-		{ "the third is reset by its server", { BACKEND(3, 3), .flags = "R" }, SENT,
+		{ "it has the fewest", { CLIENT(5), .flags = "S" }, SENT, true, TO(5,
+		  2) },
+		{ "the third is reset by its server", { BACKEND(3, 3), .flags = "R" },
+		  SENT,
 		  true, BACK(3) },
-		{ "that has the fewest", { CLIENT(6), .flags = "S" }, SENT, true, TO(6, 3) },
+		{ "that has the fewest", { CLIENT(6), .flags = "S" }, SENT, true, TO(6,
+		  3) },
 		{ "a SYN of a closed one chooses anew", { CLIENT(2), .flags = "S" }, SENT,
 		  true, TO(2, 2) },
 	};
@@ -130,7 +134,7 @@ test_what_a_section_may_not_say(void **state)
 	assert_true(bench_refuses("lb", "address: 10.0.0.1:80"));
 	assert_true(bench_refuses("lb", "{ address: 10.0.0.1:80, backends: [] }"));
 	assert_true(bench_refuses("lb", "{ address: 10.0.0.1, backends: 10.0.0.2:80 }"));
-	assert_true(bench_refuses("lb", "{ address: 10.0.0.1:80, backends: '[::1]:80' }"));
+	assert_true(bench_refuses("lb", "address: 10.0.0.1:80\nbackends: '[::1]:80'"));
 }
 
 /* Connections that open and close on two instances at once: the counts are exact, so
@@ -171,7 +175,7 @@ main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_a_connection_keeps_its_backend),
-		cmocka_unit_test(test_the_backend_with_the_fewest_connections_gets_the_next),
+		cmocka_unit_test(test_the_backend_with_the_fewest_gets_the_next),
 		cmocka_unit_test(test_only_the_virtual_address_is_balanced),
 		cmocka_unit_test(test_idle_connections_are_forgotten),
 		cmocka_unit_test(test_ipv6),

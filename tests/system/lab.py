@@ -10,10 +10,10 @@ programs in them.  Nothing of it can outlive its owner, and the kernel sees to t
   - namespaces are named in a /run of the lab's own, files that nobody outside has to
     see live in a tmpfs of its own: both vanish with the last process, and so do all
     links, taps and mounts;
-  - what is left is one folder in /tmp.  The init's parent, in a session of its own so
-    that no ctrl-C reaches it, removes it.  A later lab sweeps it if even that was killed.
+  - what is left is one folder in /tmp.  The init's parent, whom no ctrl-C reaches,
+    removes it.  A later lab sweeps it if even that was killed.
 
-So another terminal's `ip netns` shows nothing; `Lab.enter` has the command to look inside.
+So `ip netns` elsewhere shows nothing; Lab.enter() has the words to look inside.
 
     with Lab() as lab:
         lab.host("client", "10.0.0.1/24", "fd00::1/64")
@@ -33,7 +33,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 
@@ -44,9 +43,9 @@ os.environ["PATH"] += ":/usr/sbin:/sbin"  # Where the tools are, also after a pl
 CLONE_NEWNET = 0x40000000
 SYS_PIDFD_GETFD = 438  # On every architecture.
 SO_RCVBUFFORCE = 33
+NICE = ["nice", "-n", "-20"]  # For a switch: else a machine of its own.
 
-# Runs in the new namespaces, before /proc is the new one's: its own pid as the owner
-# sees it is the first thing it says.
+# In the new namespaces.  The old /proc has its pid as the owner sees it.
 INIT = """
 read outer rest </proc/self/stat
 mount -t proc proc /proc
@@ -64,10 +63,10 @@ rm -rf "$1"
 """
 
 # A program in a network namespace of its own waits for its links.  It then holds a fifo,
-# and when it is dead the reader pulls the plugs.  Its devices go with its namespace anyway,
-# but that waits for several RCU grace periods, 40 ms, where a cable would be noticed at
-# once.  A dying process gives up its newest file first, hence the high number: its packet
-# sockets wait for grace periods as well.
+# and when it is dead the reader pulls the plugs.  Its devices go with its namespace
+# anyway, but that waits for several RCU grace periods, 40 ms and more, where a cable
+# would be noticed at once.  A dying process gives up its newest file first, hence the
+# high number: its packet sockets wait for grace periods as well.
 GATE = 'read go && exec "$@" </dev/null 1000>"$0"'
 PLUG = '{ read x <"$0"; printf "$1"; } | exec ip -force -batch -'
 
@@ -154,6 +153,10 @@ class Process:
     def alive(self):
         return self.popen.poll() is None
 
+    def command(self):
+        with open(f"/proc/{self.pid}/comm") as comm:
+            return comm.read().strip()
+
     def log(self):
         """What it has said; not what an earlier one of its name said."""
         with open(self.log_path, "rb") as log:
@@ -169,16 +172,9 @@ class Process:
         return self.popen.wait(timeout)
 
     def stop(self, timeout=10):
-        """Asks it to end; all that it forked ends too.  Returns its exit status."""
-        if self.popen.poll() is None:
-            self.kill(signal.SIGTERM)
-        try:
-            return self.wait(timeout)
-        finally:
-            try:
-                os.killpg(self.popen.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        """Asks it to end, and returns its exit status."""
+        self.kill(signal.SIGTERM)
+        return self.wait(timeout)
 
     def wait_log(self, text, deadline_s=10):
         """Waits until 'text' is in the log; that the program ends is an error."""
@@ -186,8 +182,7 @@ class Process:
             if text in self.log():
                 return True
             if not self.alive:
-                raise RuntimeError(f"{self.name} ended with {self.popen.returncode}:"
-                                   f"\n{self.log()}")
+                raise RuntimeError(f"{self.name}: {self.popen.returncode}\n{self.log()}")
             return False
         try:
             wait_for(seen, deadline_s, f"'{text}' from {self.name}")
@@ -237,16 +232,14 @@ class Lab:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 self._signals[number] = signal.signal(number, stop)
         os.mkdir(self.dir, 0o700)
-        # Not in its own environment: a process that the watchdog waits for must
-        # be found by leftovers() as well.
         self._watchdog = subprocess.Popen(
                 ["sh", "-c", WATCHDOG, "snf-lab", self.dir, INIT], env=self._env(),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 start_new_session=True)
         pid = self._watchdog.stdout.readline()
         if not pid:
-            raise RuntimeError("cannot make namespaces: " +
-                               self._watchdog.stderr.read().decode().strip())
+            why = self._watchdog.stderr.read().decode()
+            raise RuntimeError(f"cannot make namespaces: {why.strip()}")
         self.init = int(pid)
         # How a path of the lab's own (below /run or 'ram') is reached from outside.
         self.root = f"/proc/{self.init}/root"
@@ -268,8 +261,6 @@ class Lab:
             signal.signal(number, handler)
         self._signals = {}
 
-    # Programs.
-
     def _env(self, **more):
         return {**os.environ, "SNF_LAB": self.id, "OVS_RUNDIR": f"{self.dir}/ovs",
                 "LC_ALL": "C.UTF-8", **more}
@@ -277,18 +268,20 @@ class Lab:
     def enter(self, netns=None):
         """The words to put before a command that is to run in the lab: in the host
         'netns', or in the network namespace of that process, or in none of them."""
+        return ["nsenter", "-t", str(self.init), "-m", "-p", f"--net={self._net(netns)}",
+                "--"]
+
+    def _net(self, netns):
         if netns is None:
-            net = f"/proc/{self.init}/ns/net"
-        elif isinstance(netns, Process):
-            net = f"/proc/{netns.pid}/ns/net"
-        else:
-            net = f"{self.root}/run/netns/{self.id}-{netns}"
-        return ["nsenter", "-t", str(self.init), "-m", "-p", f"--net={net}", "--"]
+            return f"/proc/{self.init}/ns/net"
+        if isinstance(netns, Process):
+            return f"/proc/{netns.pid}/ns/net"
+        return f"{self.root}/run/netns/{self.id}-{netns}"
 
     def run(self, *argv, netns=None, stdin="", check=True, timeout=60):
         """Runs a command to its end and returns what it printed."""
         done = self.run_raw(*argv, netns=netns, stdin=stdin, timeout=timeout)
-        if check and done.returncode != 0:
+        if check and done.returncode:
             raise RuntimeError(f"{' '.join(argv)}: exit {done.returncode}\n"
                                f"{stdin}{done.stdout}{done.stderr}")
         return done.stdout
@@ -299,17 +292,14 @@ class Lab:
                               capture_output=True, timeout=timeout, env=self._env(),
                               start_new_session=True)
 
-    def start(self, name, argv, netns=None, links=None, own_netns=False, env=None):
+    def start(self, name, argv, netns=None, links=None, env=None):
         """Starts a program that stays.  Its output goes to a log file.
 
-        With 'own_netns' or 'links' it gets a network namespace that only it holds,
-        and that goes with it.  'links' is {its device: "host:device"}; the program
-        starts when they are up, and its death, however it comes, takes them down."""
-        log_path = f"{self.dir}/{name}.log"
-        life = f"{self.dir}/{name}.life"
-        gate = []
-        if own_netns or links:
-            gate = ["unshare", "--net", "--", "bash", "-c", GATE, life if links else "/dev/null"]
+        With 'links' it gets a network namespace that only it holds and that goes with
+        it.  They are {its device: "host:device"}; the program starts when they are up,
+        and its death, however it comes, takes them down."""
+        log_path, life = f"{self.dir}/{name}.log", f"{self.dir}/{name}.life"
+        gate = ["unshare", "--net", "--", "bash", "-c", GATE, life] if links else []
         with open(log_path, "ab") as log:
             log_start = log.tell()
             popen = subprocess.Popen(
@@ -318,41 +308,37 @@ class Lab:
                     env=self._env(**(env or {})), start_new_session=True)
             process = Process(name, popen, log_path, log_start)
         self.processes.append(process)
-        if gate:
-            self._connect(process, links or {}, life)
+        if links:
+            self._connect(process, links, life)
         return process
 
     def _connect(self, process, links, life):
         # Until the shell waits it may still be in the lab's own namespace.
-        wait_for(lambda: self._comm(process.pid) == "bash", 10, f"start of {process.name}")
+        wait_for(lambda: process.command() == "bash", 10, f"start of {process.name}")
         self._quiet(process)
-        if links and not os.path.exists(life):
+        if not os.path.exists(life):
             os.mkfifo(life)
+        plugs = {}
         for device, other in links.items():
             self.link((process, device), other)
-        for host in {other.split(":")[0] for other in links.values()}:
-            words = [f"link set dev {other.split(':')[1]} down\n"
-                     for other in links.values() if other.split(":")[0] == host]
-            self.start(f"{process.name}-plug", ["sh", "-c", PLUG, life, "".join(words)], host)
+            host, peer = other.split(":")
+            plugs[host] = plugs.get(host, "") + f"link set dev {peer} down\n"
+        for host, words in plugs.items():
+            plug = [*NICE, "sh", "-c", PLUG, life, words]
+            self.start(f"{process.name}-plug", plug, host)
         process.popen.stdin.write(b"\n")
         process.popen.stdin.close()
-
-    @staticmethod
-    def _comm(pid):
-        with open(f"/proc/{pid}/comm") as comm:
-            return comm.read().strip()
 
     def inside(self, netns, function):
         """Calls function() with this process's thread in a namespace, and returns
         what it returns.  Sockets and files under /proc/net stay there."""
+        libc = ctypes.CDLL(None, use_errno=True)
         result = []
         def call():
-            net = self.enter(netns)[5].removeprefix("--net=")
-            with open(net) as namespace:
-                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
-                    result.append(OSError(ctypes.get_errno(), f"setns {net}"))
-                    return
             try:
+                with open(self._net(netns)) as namespace:
+                    if libc.setns(namespace.fileno(), CLONE_NEWNET):
+                        raise OSError(ctypes.get_errno(), f"setns {namespace.name}")
                 result.append(function())
             except BaseException as error:
                 result.append(error)
@@ -362,8 +348,6 @@ class Lab:
         if isinstance(result[0], BaseException):
             raise result[0]
         return result[0]
-
-    # Hosts and links.
 
     def host(self, name, *addresses):
         """A host.  Its first link gets its addresses."""
@@ -394,16 +378,18 @@ class Lab:
             # A veth hands over unfinished checksums and 64 KiB segments otherwise.
             commands = [f"ethtool -K {device} tx off rx off tso off gso off gro off",
                         f"ip link set {device} up"]
-            addresses = [] if isinstance(netns, Process) else self._addresses.pop(netns, [])
-            commands += [f"ip addr add {address} dev {device}" +
-                         (" nodad" if ":" in address else "") for address in addresses]
+            if not isinstance(netns, Process):
+                commands += [f"ip addr add {address} dev {device}" +
+                             (" nodad" if ":" in address else "")
+                             for address in self._addresses.pop(netns, [])]
             self.run("sh", "-ec", "\n".join(commands), netns=netns)
 
     def _ip_netns(self, netns):
+        """What the ip of the lab calls it: by name, or by the pid as seen inside."""
         if not isinstance(netns, Process):
             return f"{self.id}-{netns}"
         with open(f"/proc/{netns.pid}/status") as status:
-            return re.search(r"NSpid:.*\s(\d+)\n", status.read())[1]  # As seen inside.
+            return re.search(r"NSpid:.*\s(\d+)\n", status.read())[1]
 
     def counters(self, netns):
         """A function that returns {device: (packets received, packets sent, bytes
@@ -414,8 +400,6 @@ class Lab:
             fields = [line.replace(":", " ").split() for line in file.readlines()[2:]]
             return {f[0]: (int(f[2]), int(f[10]), int(f[1]), int(f[9])) for f in fields}
         return read
-
-    # What runs on them.
 
     def snf(self, config, name="snf", netns=None, links=None, deadline_s=30):
         """An instance, ready.  'netns' or 'links' as for start()."""
@@ -467,8 +451,8 @@ class Redis:
         self.socket = f"{self.home}/sock"
         self.url = f"valkey+unix://{self.socket}"
         os.mkdir(self.home)
-        self.argv = [server, "--port", "0", "--unixsocket", self.socket, "--dir", self.home,
-                     "--save", save, "--daemonize", "no"]
+        self.argv = [server, "--port", "0", "--unixsocket", self.socket,
+                     "--dir", self.home, "--save", save, "--daemonize", "no"]
         if module:
             self.argv += ["--loadmodule", f"{BUILD}/snf_store.so"]
         self.argv += options
@@ -511,17 +495,19 @@ class Switch:
         lab._quiet(name)
         lab.run("ovsdb-tool", "create", f"{self.home}/conf.db",
                 "/usr/share/openvswitch/vswitch.ovsschema")
-        log = ["-vconsole:off", f"--log-file={self.home}/ovs.log"]
         self.db = f"unix:{self.home}/db"
-        lab.start("ovsdb", ["ovsdb-server", f"{self.home}/conf.db", f"--remote=p{self.db}",
-                            f"--unixctl={self.home}/db.ctl", *log], name)
+        self._daemon("ovsdb-server", f"{self.home}/conf.db", f"--remote=p{self.db}")
         wait_for(lambda: os.path.exists(f"{self.home}/db"), 10, "ovsdb-server")
         self.vsctl("--no-wait", "init")
-        self.process = lab.start("vswitchd", ["ovs-vswitchd", self.db,
-                                              f"--unixctl={self.home}/ctl", *log], name)
+        self.process = self._daemon("ovs-vswitchd", self.db)
         self.vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev",
                    "fail_mode=secure", "protocols=OpenFlow13,OpenFlow15",
                    "other-config:disable-in-band=true")
+
+    def _daemon(self, program, *words):
+        return self.lab.start(program, [
+            *NICE, program, *words, f"--unixctl={self.home}/{program}.ctl",
+            "-vconsole:off", f"--log-file={self.home}/{program}.log"], self.name)
 
     def vsctl(self, *words):
         return self.lab.run("ovs-vsctl", f"--db={self.db}", *words, netns=self.name)
@@ -529,10 +515,12 @@ class Switch:
     def ofctl(self, *words, stdin=""):
         command, *rest = words
         return self.lab.run("ovs-ofctl", "-O", "OpenFlow15", command,
-                            f"unix:{self.home}/br0.mgmt", *rest, netns=self.name, stdin=stdin)
+                            f"unix:{self.home}/br0.mgmt", *rest, netns=self.name,
+                            stdin=stdin)
 
     def appctl(self, *words):
-        return self.lab.run("ovs-appctl", "-t", f"{self.home}/ctl", *words, netns=self.name)
+        return self.lab.run("ovs-appctl", "-t", f"{self.home}/ovs-vswitchd.ctl", *words,
+                            netns=self.name)
 
     def add_ports(self, *devices):
         words = []
@@ -588,19 +576,22 @@ class Spray:
 
     def links(self, instance):
         """For Lab.snf(links=...), with the ports in0 and out0."""
-        return {"in0": f"{self.name}:{instance}_in", "out0": f"{self.name}:{instance}_out"}
+        return {f"{side}0": f"{self.name}:{instance}_{side}" for side in ("in", "out")}
 
     def use(self, *instances):
         """From now on these, at once.  Again after one was started anew: nftables
         knows devices by index."""
-        n = len(instances)
-        rules = ["table netdev spray {}", "delete table netdev spray", "table netdev spray {"]
-        for side, short in (("inside", "in"), ("outside", "out")):
-            turns = ", ".join(f"{i} : goto to_{name}_{short}" for i, name in enumerate(instances))
-            for name in instances:
-                rules += [f"chain to_{name}_{short} {{ fwd to {name}_{short}; }}",
-                          f"chain from_{name}_{short} {{ type filter hook ingress device"
-                          f" {name}_{short} priority 0; fwd to {side}; }}"]
-            rules += [f"chain from_{side} {{ type filter hook ingress device {side} priority 0;",
-                      f"numgen inc mod {n} vmap {{ {turns} }}; }}"]
+        table = "table netdev spray"
+        rules = [table + " {}", "delete " + table, table + " {"]
+        def ingress(device, rule):
+            return (f"chain from_{device} {{ type filter hook ingress device {device}"
+                    f" priority 0; {rule}; }}")
+        for host, side in (("inside", "in"), ("outside", "out")):
+            turns = []
+            for i, instance in enumerate(f"{name}_{side}" for name in instances):
+                rules += [f"chain to_{instance} {{ fwd to {instance}; }}",
+                          ingress(instance, f"fwd to {host}")]
+                turns.append(f"{i} : goto to_{instance}")
+            rules.append(ingress(host, f"numgen inc mod {len(turns)} vmap"
+                                       f" {{ {', '.join(turns)} }}"))
         self.lab.run("nft", "-f", "-", netns=self.name, stdin="\n".join(rules) + "\n}\n")

@@ -1,17 +1,17 @@
 /*
- * test_apply.c - what frames do to a partition: single cases, and random frames
- * against a plain array of records, with a replica that replays the effects.
+ * test_apply.c - what frames do to a partition, case by case; test_effects.c does it
+ * with random ones.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <cmocka.h>
 
 #include "test_memory.h"
 #include "test_partition.h"
-#include "test_random.h"
 
 static struct partition *partition;
 static struct test_frame frame;
@@ -46,7 +46,8 @@ teardown(void **state)
 static void
 apply(uint64_t id)
 {
-	assert_int_equal(test_apply(partition, &frame, 1, id, now_ms, &reply, &effects), 0);
+	assert_int_equal(test_apply(partition, &frame, 1, id, now_ms, &reply, &effects),
+			 0);
 	test_frame_init(&frame);
 }
 
@@ -201,6 +202,29 @@ a_value_may_change_its_length(void **state)
 	}
 }
 
+/* What is left of a chunk is less than a group needs, again and again. */
+static void
+the_longest_group_of_new_records_fits(void **state)
+{
+	struct core_counters count;
+	char key[16];
+
+	(void)state;
+	put(1, "alone", "1", 0);
+	for (unsigned int group = 0; group < 100; group++) {
+		test_group(&frame, group + 2);
+		for (unsigned int i = 0; i < FRAME_MAX_GROUP_OPS; i++) {
+			snprintf(key, sizeof(key), "key %u", group * 100 + i);
+			test_put(&frame, 0, key, "value", 0);
+		}
+		test_group_end(&frame);
+		apply(group + 2);
+	}
+	partition_count(partition, &count);
+	assert_int_equal(count.records, 1 + 100 * FRAME_MAX_GROUP_OPS);
+	assert_int_equal(count.refused, 0);
+}
+
 static void
 refusing_lets_deletes_through(void **state)
 {
@@ -222,8 +246,9 @@ refusing_lets_deletes_through(void **state)
 	frame_finish(&frame.f, TEST_GENERATION, 1, 2);
 	reply.bytes = 0;
 	assert_int_equal(partition_apply(partition, frame.buffer,
-					 (size_t)(frame.f.at - frame.f.start), now_ms, true,
-					 &reply, NULL), 0);
+					 (size_t)(frame.f.at - frame.f.start), now_ms,
+					 true, &reply, NULL),
+			 0);
 	c = answers();
 	expect(&c, FRAME_REFUSED);
 	expect(&c, FRAME_REFUSED);
@@ -254,8 +279,8 @@ another_generation_is_stale(void **state)
 {
 	(void)state;
 	frame_finish(&frame.f, TEST_GENERATION + 1, 1, 1);
-	assert_int_equal(partition_apply(partition, frame.buffer, FRAME_HEAD_BYTES, now_ms,
-					 false, &reply, NULL),
+	assert_int_equal(partition_apply(partition, frame.buffer, FRAME_HEAD_BYTES,
+					 now_ms, false, &reply, NULL),
 			 -ESTALE);
 }
 
@@ -279,9 +304,9 @@ a_reply_may_be_too_long(void **state)
 	while (frame_read(&f, 0, "abcd", 4, true) != NULL)
 		;
 	frame_finish(&f, TEST_GENERATION, 1, 2);
-	assert_int_equal(partition_apply(partition, buffer, room - 8, now_ms, false, &reply,
-					 NULL),
-			 0);
+	assert_int_equal(
+		partition_apply(partition, buffer, room - 8, now_ms, false, &reply, NULL),
+		0);
 	free(buffer);
 }
 
@@ -293,8 +318,8 @@ what_was_in_the_reply_stays(void **state)
 	memcpy(reply.data, "in front", 8);
 	reply.bytes = 8;
 	frame_finish(&frame.f, TEST_GENERATION, 1, 1);
-	assert_int_equal(partition_apply(partition, frame.buffer, FRAME_HEAD_BYTES, now_ms,
-					 false, &reply, NULL),
+	assert_int_equal(partition_apply(partition, frame.buffer, FRAME_HEAD_BYTES,
+					 now_ms, false, &reply, NULL),
 			 0);
 	assert_int_equal(reply.bytes, 8 + FRAME_REPLY_HEAD_BYTES);
 	assert_memory_equal(reply.data, "in frontSNR\1", 12);
@@ -344,143 +369,12 @@ memory_may_end_anywhere(void **state)
 		/* From the start, but for what the reply has grown to. */
 		partition_free(partition);
 		buffer_fini(&effects);
-		assert_int_equal(partition_new(TEST_GENERATION, test_seed, &partition), 0);
+		assert_int_equal(partition_new(TEST_GENERATION, test_seed, &partition),
+				 0);
 		partition_declare(partition, "a", 64, 2048, 1);
 		assert_in_range(n, 0, 50);
 	}
 	expect_record("two", text, 1);
-}
-
-/* --- Repeats -------------------------------------------------------------------- */
-
-static void
-add_one(uint64_t version, uint64_t current)
-{
-	test_frame_init(&frame);
-	test_group(&frame, version);
-	test_check(&frame, 0, "key", current);
-	test_put(&frame, 0, "key", "value", 0);
-	test_group_end(&frame);
-	test_read(&frame, 0, "key");
-}
-
-static void
-a_repeat_is_answered_and_not_applied(void **state)
-{
-	struct core_counters count;
-	struct frame_cursor c;
-
-	(void)state;
-	add_one(1, 0);
-	apply(1);
-	add_one(2, 1);
-	apply(2);
-	effects.bytes = 0;
-	add_one(1, 0);
-	apply(1);
-	c = answers();
-	expect(&c, FRAME_APPLIED);
-	expect_hit(&c, "value", 2);		/* Reads are answered afresh. */
-	assert_int_equal(effects.bytes, 0);
-	add_one(3, 1);
-	apply(3);
-	add_one(3, 1);
-	apply(3);
-	c = answers();
-	expect(&c, FRAME_CONFLICT);
-	partition_count(partition, &count);
-	assert_int_equal(count.repeats, 2);
-	assert_int_equal(count.groups, 3);
-}
-
-static void
-an_old_repeat_is_told_so(void **state)
-{
-	(void)state;
-	for (uint64_t i = 1; i <= CORE_CLIENT_FRAMES + 1; i++) {
-		add_one(i, i - 1);
-		apply(i * 10);			/* Gaps are normal. */
-	}
-	add_one(1, 0);
-	assert_int_equal(test_apply(partition, &frame, 1, 10, now_ms, &reply, NULL),
-			 -EALREADY);
-	assert_int_equal(test_apply(partition, &frame, 1, 25, now_ms, &reply, NULL),
-			 -EALREADY);
-	assert_int_equal(test_apply(partition, &frame, 1, 20, now_ms, &reply, NULL), 0);
-	/* Another client's frames are its own. */
-	assert_int_equal(test_apply(partition, &frame, 2, 10, now_ms, &reply, NULL), 0);
-	/* Reads may always be repeated. */
-	test_frame_init(&frame);
-	test_read(&frame, 0, "key");
-	assert_int_equal(test_apply(partition, &frame, 1, 10, now_ms, &reply, NULL), 0);
-}
-
-static void
-a_repeat_has_as_many_groups(void **state)
-{
-	(void)state;
-	add_one(1, 0);
-	apply(1);
-	test_frame_init(&frame);
-	for (unsigned int i = 0; i < 100; i++) {
-		test_group(&frame, 1);
-		test_delete(&frame, 0, "key");
-		test_group_end(&frame);
-	}
-	assert_int_equal(test_apply(partition, &frame, 1, 1, now_ms, &reply, NULL),
-			 -EBADMSG);
-	expect_record("key", "value", 1);
-}
-
-static void
-silent_clients_are_forgotten(void **state)
-{
-	struct partition *replica;
-	struct core_counters count;
-
-	(void)state;
-	for (uint64_t client = 1; client <= 10; client++) {
-		test_frame_init(&frame);
-		test_group(&frame, 1);
-		test_delete(&frame, 0, "key");
-		test_group_end(&frame);
-		assert_int_equal(test_apply(partition, &frame, client, 1,
-					    now_ms + client * 1000, &reply, &effects),
-				 0);
-	}
-	assert_int_equal(partition_expire(partition, now_ms + 3600 * 1000 + 4500, 3,
-					  &effects),
-			 3);
-	assert_int_equal(partition_expire(partition, now_ms + 3600 * 1000 + 4500, 3,
-					  &effects),
-			 1);
-	partition_count(partition, &count);
-	assert_int_equal(count.clients, 6);
-	assert_int_equal(partition_new(TEST_GENERATION, test_seed, &replica), 0);
-	partition_declare(replica, "a", 64, 2048, 1);
-	assert_int_equal(partition_replay(replica, effects.data, effects.bytes, now_ms), 0);
-	partition_count(replica, &count);
-	assert_int_equal(count.clients, 6);
-	partition_free(replica);
-}
-
-static void
-clients_are_bounded(void **state)
-{
-	struct core_counters count;
-
-	(void)state;
-	for (uint64_t client = 1; client <= 70000; client++) {
-		test_frame_init(&frame);
-		test_group(&frame, 1);
-		test_delete(&frame, 0, "key");
-		test_group_end(&frame);
-		assert_int_equal(test_apply(partition, &frame, client, 1, now_ms, &reply,
-					    NULL),
-				 0);
-	}
-	partition_count(partition, &count);
-	assert_int_equal(count.clients, 65536);
 }
 
 /* --- Time ----------------------------------------------------------------------- */
@@ -508,7 +402,6 @@ idle_records_expire(void **state)
 	expect_record("idle", NULL, 0);
 	expect_record("peeked", NULL, 0);
 	expect_record("read", "2", 2);
-	add_one(6, 0);
 	test_frame_init(&frame);
 	test_group(&frame, 6);
 	test_check(&frame, 0, "peeked", 0);	/* Absent, as far as anyone can tell. */
@@ -620,17 +513,13 @@ main(void)
 		CASE(a_failed_check_leaves_everything),
 		CASE(of_two_clients_one_wins),
 		CASE(a_value_may_change_its_length),
+		CASE(the_longest_group_of_new_records_fits),
 		CASE(refusing_lets_deletes_through),
 		CASE(a_wrong_frame_changes_nothing),
 		CASE(another_generation_is_stale),
 		CASE(a_reply_may_be_too_long),
 		CASE(what_was_in_the_reply_stays),
 		CASE(memory_may_end_anywhere),
-		CASE(a_repeat_is_answered_and_not_applied),
-		CASE(an_old_repeat_is_told_so),
-		CASE(a_repeat_has_as_many_groups),
-		CASE(silent_clients_are_forgotten),
-		CASE(clients_are_bounded),
 		CASE(idle_records_expire),
 		CASE(an_idle_time_may_become_shorter),
 		CASE(a_promoted_replica_starts_idle_times_anew),

@@ -378,22 +378,45 @@ wrong_effects_are_refused(void **state)
 		int want;
 	} cases[] = {
 		{ "a put", 22, { 1, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1 }, 0 },
-		{ "a put cut short", 21, { 1, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1 }, -EBADMSG },
+		{ "a put cut short",
+		  21,
+		  { 1, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1 },
+		  -EBADMSG },
 		{ "a put without version", 22, { 1, 0, 1, 1, 1 }, -EBADMSG },
-		{ "a put without key", 21, { 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1 }, -EBADMSG },
-		{ "a put to no table", 22, { 1, 3, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1 }, -EBADMSG },
+		{ "a put without key",
+		  21,
+		  { 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1 },
+		  -EBADMSG },
+		{ "a put to no table",
+		  22,
+		  { 1, 3, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1 },
+		  -EBADMSG },
 		{ "a delete", 5, { 2, 0, 1, 0, 'a' }, 0 },
 		{ "a delete of a long key", 5, { 2, 0, 2, 0, 'a' }, -EBADMSG },
 		{ "a client's frame", 25, { 3, 0, 0, 0, 4, 0, 0, 0, 5 }, 0 },
-		{ "an answer that is none", 25,
-		  { 3, 0, 0, 0, 4, 0, 0, 0, 6, [24] = 0xc0 }, -EBADMSG },
+		{ "an answer that is none",
+		  25,
+		  { 3, 0, 0, 0, 4, 0, 0, 0, 6, [24] = 0xc0 },
+		  -EBADMSG },
 		{ "answers cut short", 25, { 3, 0, 0, 0, 5, 0, 0, 0, 7 }, -EBADMSG },
-		{ "too many answers", 25, { 3, 0, 0, 0, 0xff, 0xff, 0xff, 0xff }, -EBADMSG },
+		{ "too many answers",
+		  25,
+		  { 3, 0, 0, 0, 0xff, 0xff, 0xff, 0xff },
+		  -EBADMSG },
 		{ "a client is forgotten", 24, { 3, 0, 0, 0, 0, 0, 0, 0, 5 }, 0 },
 		{ "a table", 9, { 4, 1, 1, 0, 8, 0, 8, 0, 'x' }, 0 },
-		{ "a table of another size", 9, { 4, 1, 1, 0, 8, 0, 9, 0, 'x' }, -EBADMSG },
-		{ "a table with half a name", 10, { 4, 1, 2, 0, 8, 0, 8, 0, 'y', 0 }, -EBADMSG },
-		{ "a table with a long name", 40, { 4, 1, 32, 0, 8, 0, 8, 0, 'y' }, -EBADMSG },
+		{ "a table of another size",
+		  9,
+		  { 4, 1, 1, 0, 8, 0, 9, 0, 'x' },
+		  -EBADMSG },
+		{ "a table with half a name",
+		  10,
+		  { 4, 1, 2, 0, 8, 0, 8, 0, 'y', 0 },
+		  -EBADMSG },
+		{ "a table with a long name",
+		  40,
+		  { 4, 1, 32, 0, 8, 0, 8, 0, 'y' },
+		  -EBADMSG },
 		{ "nothing known", 4, { 5 }, -EBADMSG },
 		{ "nothing", 1, { 0 }, -EBADMSG },
 	};
@@ -403,7 +426,8 @@ wrong_effects_are_refused(void **state)
 		uint8_t *copy = malloc(cases[i].bytes);
 
 		memcpy(copy, cases[i].effect, cases[i].bytes);
-		if (partition_replay(m.p, copy, cases[i].bytes, m.now_ms) != cases[i].want)
+		if (partition_replay(m.p, copy, cases[i].bytes, m.now_ms) !=
+		    cases[i].want)
 			fail_msg("not so: %s", cases[i].name);
 		free(copy);
 	}
@@ -438,9 +462,11 @@ replay_may_lack_memory(void **state)
 	test_memory_fail_after(0);
 	assert_int_equal(partition_replay(m.p, put, sizeof(put), m.now_ms), -ENOMEM);
 	test_memory_fail_after(0);
-	assert_int_equal(partition_replay(m.p, client, sizeof(client), m.now_ms), -ENOMEM);
+	assert_int_equal(partition_replay(m.p, client, sizeof(client), m.now_ms),
+			 -ENOMEM);
 	test_memory_fail_after(1);
-	assert_int_equal(partition_replay(m.p, client, sizeof(client), m.now_ms), -ENOMEM);
+	assert_int_equal(partition_replay(m.p, client, sizeof(client), m.now_ms),
+			 -ENOMEM);
 	test_memory_recover();
 	assert_true(test_same(m.p, m.replica));
 	assert_int_equal(partition_replay(m.p, put, sizeof(put), m.now_ms), 0);

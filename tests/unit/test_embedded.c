@@ -132,8 +132,9 @@ a_table_of_another_size_is_refused(void **state)
 	char why[128] = "";
 
 	(void)state;
-	assert_int_equal(store_embedded_ops.open(&options, &bigger, 1, &b, why, sizeof(why)),
-			 -EEXIST);
+	assert_int_equal(
+		store_embedded_ops.open(&options, &bigger, 1, &b, why, sizeof(why)),
+		-EEXIST);
 	assert_string_equal(why, "table test.one: declared before with other sizes");
 	a->ops->close(a);
 }
@@ -269,7 +270,8 @@ no_update_of_any_thread_is_lost(void **state)
 	(void)state;
 	for (unsigned int i = 0; i < N_THREADS; i++) {
 		first[i] = i + 1;
-		assert_int_equal(pthread_create(&thread[i], NULL, add_many, &first[i]), 0);
+		assert_int_equal(pthread_create(&thread[i], NULL, add_many, &first[i]),
+				 0);
 	}
 	for (unsigned int i = 0; i < N_THREADS; i++)
 		pthread_join(thread[i], NULL);

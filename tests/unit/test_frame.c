@@ -122,7 +122,8 @@ what_is_written_is_read_back(void **state)
 			assert_int_equal(shape.n_answers, 3);
 			assert_int_equal(shape.n_groups, 1);
 			assert_int_equal(shape.max_reply_bytes,
-					 FRAME_REPLY_HEAD_BYTES + 2 * (16 + VALUE_MAX) + 8);
+					 FRAME_REPLY_HEAD_BYTES + 2 * (16 + VALUE_MAX) +
+						 8);
 			free(frame);
 		}
 	}

@@ -34,10 +34,10 @@ struct way {
 	struct ports ports;
 	/* Called for each packet; may change it. */
 	enum fate (*visit)(struct way *, struct packet *, unsigned int side);
-	uint64_t count[2];			/* Packets that left each side. */
+	uint64_t count[2];		/* Packets that left each side. */
 	uint64_t n_syn, n_fin;
-	uint16_t last_port;			/* Of a SYN. */
-	uint32_t bytes;				/* The longest packet. */
+	uint16_t last_port;		/* Of a SYN. */
+	uint32_t bytes;			/* The longest packet. */
 };
 
 static void
@@ -56,7 +56,8 @@ open_gen(struct way *w, const char *options, unsigned int n_queues)
 static unsigned int
 carry(struct way *w, unsigned int queue, unsigned int side)
 {
-	struct port *from = w->ports.queue[side][queue], *to = w->ports.queue[!side][queue];
+	struct port *from = w->ports.queue[side][queue],
+		    *to = w->ports.queue[!side][queue];
 	struct rte_mbuf *m[BURST];
 	unsigned int n = from->ops->rx(from, m, BURST), kept = 0;
 
@@ -66,7 +67,8 @@ carry(struct way *w, unsigned int queue, unsigned int side)
 		struct packet p;
 
 		assert_int_equal(m[i]->pkt_len, m[i]->data_len);
-		assert_int_equal(packet_parse(&p, data, m[i]->data_len, m[i]->pkt_len), PACKET_OK);
+		assert_int_equal(packet_parse(&p, data, m[i]->data_len, m[i]->pkt_len),
+				 PACKET_OK);
 		assert_true(packet_checksum_ok(&p));
 		w->bytes = RTE_MAX(w->bytes, m[i]->pkt_len);
 		w->count[side]++;
@@ -109,14 +111,15 @@ close_gen(struct way *w)
 
 static const struct {
 	const char *name, *options;
-	uint32_t bytes;				/* The longest packet. */
+	uint32_t bytes;			/* The longest packet. */
 } kinds[] = {
 	{ "TCP over IPv4", "flows=50,packets=20,size=64", 62 },
 	{ "TCP over IPv6", "flows=50,packets=20,ipv6=1", 82 },
 	{ "UDP over IPv4", "flows=50,packets=20,proto=udp", 60 },
 	{ "UDP over IPv6", "flows=50,packets=20,proto=udp,ipv6=1", 63 },
 	{ "long TCP packets", "flows=50,packets=20,size=1518", 1514 },
-	{ "long UDP packets over IPv6", "flows=50,packets=20,size=1518,proto=udp,ipv6=1", 1514 },
+	{ "long UDP packets over IPv6", "flows=50,packets=20,size=1518,proto=udp,ipv6=1",
+	  1514 },
 	{ "an odd size", "flows=50,packets=20,size=127", 123 },
 	{ "one flow of one packet", "flows=1,packets=1", 62 },
 	{ "several flows of one host", "flows=50,packets=20,hosts=7", 62 },
@@ -297,7 +300,8 @@ test_rate(void **state)
 		carry(&w, 0, 1);
 	}
 	clock_gettime(CLOCK_MONOTONIC, &to);
-	int64_t us = (to.tv_sec - from.tv_sec) * 1000000 + (to.tv_nsec - from.tv_nsec) / 1000;
+	int64_t us =
+		(to.tv_sec - from.tv_sec) * 1000000 + (to.tv_nsec - from.tv_nsec) / 1000;
 	assert_in_range(us, 25000, 10000000);
 	close_gen(&w);
 }
@@ -317,8 +321,8 @@ test_queues_have_flows_of_their_own(void **state)
 			struct port *inside = w.ports.queue[0][q];
 
 			assert_int_equal(inside->ops->rx(inside, &m[q], 1), 1);
-			packet_parse(&p[q], rte_pktmbuf_mtod(m[q], uint8_t *), m[q]->data_len,
-				     m[q]->pkt_len);
+			packet_parse(&p[q], rte_pktmbuf_mtod(m[q], uint8_t *),
+				     m[q]->data_len, m[q]->pkt_len);
 		}
 		uint32_t a = rte_be_to_cpu_32(p[0].flow.ip4.src);
 		uint32_t b = rte_be_to_cpu_32(p[1].flow.ip4.src);
@@ -359,7 +363,8 @@ test_specs(void **state)
 	for (unsigned int i = 0; i < RTE_DIM(specs); i++) {
 		print_message("  %s\n", specs[i].name);
 		why[0] = '\0';
-		assert_int_equal(port_spec_ok(specs[i].spec, why, sizeof(why)), specs[i].ok);
+		assert_int_equal(port_spec_ok(specs[i].spec, why, sizeof(why)),
+				 specs[i].ok);
 		assert_int_equal(why[0] == '\0', specs[i].ok);
 	}
 }

@@ -75,8 +75,8 @@ test_apply(struct partition *p, struct test_frame *t, uint64_t client, uint64_t 
 {
 	frame_finish(&t->f, TEST_GENERATION, client, id);
 	reply->bytes = 0;
-	return partition_apply(p, t->buffer, (size_t)(t->f.at - t->f.start), now_ms, false,
-			       reply, effects);
+	return partition_apply(p, t->buffer, (size_t)(t->f.at - t->f.start), now_ms,
+			       false, reply, effects);
 }
 
 /* The effects that a partition is saved as, sorted: equal for equal partitions. */

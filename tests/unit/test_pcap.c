@@ -162,7 +162,7 @@ static const struct {
 	uint32_t link;
 	uint8_t bytes[24];
 	unsigned int n;
-	uint16_t type;				/* 0: refused. */
+	uint16_t type;			/* 0: refused. */
 } links[] = {
 	{ "raw IP, version 4", 101, { 0x45, 1 }, 2, 0x0800 },
 	{ "raw IP, version 6", 101, { 0x60, 1 }, 2, 0x86dd },
@@ -324,7 +324,8 @@ test_pace(void **state)
 		wait_for(p.queue[0][0]);
 	rte_pktmbuf_free(m);
 	clock_gettime(CLOCK_MONOTONIC, &to);
-	int64_t us = (to.tv_sec - from.tv_sec) * 1000000 + (to.tv_nsec - from.tv_nsec) / 1000;
+	int64_t us =
+		(to.tv_sec - from.tv_sec) * 1000000 + (to.tv_nsec - from.tv_nsec) / 1000;
 	assert_in_range(us, 19000, 5000000);
 	assert_int_equal(rx(p.queue[0][0], &m, 1), 0);
 	assert_int_equal(p.queue[0][0]->wait_fd, -1);
@@ -350,7 +351,8 @@ test_named_pipes(void **state)
 	print_message("  nobody writes yet: no packet, no end\n");
 	assert_int_equal(rx(inside, &m, 1), 0);
 	assert_false(inside->ops->ended(inside));
-	int to = open(path("fin"), O_WRONLY), from = open(path("fout"), O_RDONLY | O_NONBLOCK);
+	int to = open(path("fin"), O_WRONLY),
+	    from = open(path("fout"), O_RDONLY | O_NONBLOCK);
 	assert_int_equal(rx(inside, &m, 1), 0);
 
 	print_message("  a header alone is no packet\n");
@@ -366,7 +368,8 @@ test_named_pipes(void **state)
 		assert_int_equal(rx(inside, &m, 1), 1);
 		tx(outside, m);
 		assert_int_equal(rx(outside, &m, 1), 0);
-		assert_int_equal(read(from, file, sizeof(file)), (i == 0 ? 24 : 0) + 16 + 60);
+		assert_int_equal(read(from, file, sizeof(file)),
+				 (i == 0 ? 24 : 0) + 16 + 60);
 	}
 	print_message("  closing is the end\n");
 	close(to);
@@ -396,8 +399,8 @@ test_refusals(void **state)
 		struct ports p;
 
 		print_message("  %s\n", refusals[i].name);
-		assert_int_not_equal(ports_open(spec, refusals[i].n_queues, 0, false, &p, why,
-						sizeof(why)),
+		assert_int_not_equal(ports_open(spec, refusals[i].n_queues, 0, false, &p,
+						why, sizeof(why)),
 				     0);
 		assert_non_null(strstr(why, refusals[i].want));
 	}

@@ -63,9 +63,11 @@ test_specs(void **state)
 	for (unsigned int i = 0; i < RTE_DIM(specs); i++) {
 		const char *pci = port_spec_pci(specs[i].spec);
 
-		print_message("  \"%s\" is %s\n", specs[i].spec, specs[i].ok ? "ok" : "not");
+		print_message("  \"%s\" is %s\n", specs[i].spec,
+			      specs[i].ok ? "ok" : "not");
 		why[0] = '\0';
-		assert_int_equal(port_spec_ok(specs[i].spec, why, sizeof(why)), specs[i].ok);
+		assert_int_equal(port_spec_ok(specs[i].spec, why, sizeof(why)),
+				 specs[i].ok);
 		assert_int_equal(why[0] == '\0', specs[i].ok);
 		assert_null(strchr(why, '\n'));
 		assert_int_equal(pci == NULL, specs[i].pci == NULL);
@@ -98,8 +100,8 @@ test_refusals(void **state)
 		struct ports p;
 
 		print_message("  %s\n", refusals[i].name);
-		assert_int_not_equal(ports_open(spec, refusals[i].n_queues, 0, false, &p, why,
-						sizeof(why)),
+		assert_int_not_equal(ports_open(spec, refusals[i].n_queues, 0, false, &p,
+						why, sizeof(why)),
 				     0);
 		assert_non_null(strstr(why, refusals[i].want));
 		assert_null(strchr(why, '\n'));
@@ -120,7 +122,8 @@ test_device(void **state)
 	print_message("  what was asked for is reserved in each packet\n");
 	in = rte_pktmbuf_alloc(p.pool[0]);
 	assert_in_range(rte_pktmbuf_priv_size(p.pool[0]), 100, 200);
-	assert_int_equal((uintptr_t)rte_pktmbuf_mtod(in, void *) % RTE_CACHE_LINE_SIZE, 0);
+	assert_int_equal((uintptr_t)rte_pktmbuf_mtod(in, void *) % RTE_CACHE_LINE_SIZE,
+			 0);
 
 	print_message("  an idle device gives nothing, and never ends\n");
 	assert_int_equal(ring->ops->rx(ring, &out, 1), 0);
@@ -153,8 +156,8 @@ test_packet_of_two_parts(void **state)
 		data[i] = i * 13 + (i >> 8);
 	assert_int_equal(ports_open(spec, 1, 0, false, &p, why, sizeof(why)), 0);
 	for (unsigned int i = 0; i < RTE_DIM(lengths); i++) {
-		struct rte_mbuf *m = port_packet(p.pool[0], "0123456789abcd", 14, data,
-						 lengths[i]);
+		struct rte_mbuf *m =
+			port_packet(p.pool[0], "0123456789abcd", 14, data, lengths[i]);
 
 		assert_non_null(m);
 		rte_mbuf_sanity_check(m, 1);

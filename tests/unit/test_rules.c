@@ -93,7 +93,8 @@ random_rule(struct rule *rule, struct random_rule *lists)
 		random_range(&lists->source_ports[i]);
 		random_range(&lists->destination_ports[i]);
 	}
-	*rule = (struct rule){ .action = random_number() % 2, .direction = random_number() % 3,
+	*rule = (struct rule){ .action = random_number() % 2,
+			       .direction = random_number() % 3,
 			       .protocols = random_length(lists->protocols),
 			       .sources = random_length(lists->sources),
 			       .destinations = random_length(lists->destinations) };
@@ -139,7 +140,8 @@ matches_plainly(const struct rule *rule, enum rule_direction direction,
 	flow_source(f, &from);
 	flow_destination(f, &to);
 	return in && (rule->direction == 0 || rule->direction == (int)direction + 1) &&
-	       plainly_in(&rule->sources, &from) && plainly_in(&rule->destinations, &to) &&
+	       plainly_in(&rule->sources, &from) &&
+	       plainly_in(&rule->destinations, &to) &&
 	       plainly_within(&rule->source_ports, f->src_port) &&
 	       plainly_within(&rule->destination_ports, f->dst_port);
 }
@@ -147,7 +149,9 @@ matches_plainly(const struct rule *rule, enum rule_direction direction,
 static void
 random_flow(struct flow *f)
 {
-	static const uint8_t protocols[] = { PROTO_TCP, PROTO_UDP, PROTO_ICMP, PROTO_ICMP6, 47 };
+	static const uint8_t protocols[] = {
+		PROTO_TCP, PROTO_UDP, PROTO_ICMP, PROTO_ICMP6, 47,
+	};
 	uint8_t from[16], to[16];
 
 	*f = (struct flow){ .version = random_number() % 2 ? 4 : 6,
@@ -185,15 +189,16 @@ test_rules_match_what_a_plain_search_matches(void **state)
 			struct flow f;
 
 			random_flow(&f);
-			while (want < list.n && !matches_plainly(&rule[want], direction, &f))
+			while (want < list.n &&
+			       !matches_plainly(&rule[want], direction, &f))
 				want++;
 
-			enum rule_action action = rules_match(rules, direction, &f, &number);
+			bool hit = want < list.n;
+			int action = (int)rules_match(rules, direction, &f, &number);
 
-			assert_int_equal(number, want < list.n ? want + 1 : 0);
-			assert_int_equal(action, want < list.n ? (enum rule_action)rule[want].action
-							       : RULE_NONE);
-			hits += want < list.n && want > 0;
+			assert_int_equal(number, hit ? want + 1 : 0);
+			assert_int_equal(action, hit ? rule[want].action : RULE_NONE);
+			hits += hit && want > 0;
 		}
 		rules_free(rules);
 	}

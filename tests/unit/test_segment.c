@@ -25,7 +25,7 @@ static struct rte_mempool *pool;
 
 static const struct {
 	const char *name;
-	unsigned int version, tags, options;	/* Bytes of TCP options. */
+	unsigned int version, tags, options; /* Bytes of TCP options. */
 	unsigned int payload, gso;
 	unsigned int want;
 } cases[] = {
@@ -45,9 +45,11 @@ static const struct {
 static uint32_t
 make(unsigned int i, uint8_t *data, struct virtio_net_hdr *h)
 {
-	static const uint8_t ip4[20] = { 0x45, 0, 0, 0, 0xff, 0xff, 0x40, 0, 64, 6,
-					 [12] = 10, 0, 0, 1, 10, 0, 0, 2 };
-	static const uint8_t ip6[40] = { 0x60, [6] = 6, 64, 0xfd, [23] = 1, 0xfd, [39] = 2 };
+	static const uint8_t ip4[20] = { 0x45, 0,         0, 0, 0xff, 0xff, 0x40, 0, 64,
+					 6,    [12] = 10, 0, 0, 1,    10,   0,    0, 2 };
+	static const uint8_t ip6[40] = {
+		0x60, [6] = 6, 64, 0xfd, [23] = 1, 0xfd, [39] = 2
+	};
 	static const uint8_t tag[4] = { 0x81, 0, 0, 7 };
 	bool v6 = cases[i].version == 6;
 	uint32_t at = 12, l4_bytes = 20 + cases[i].options + cases[i].payload;
@@ -64,8 +66,8 @@ make(unsigned int i, uint8_t *data, struct virtio_net_hdr *h)
 	data[at + (v6 ? 5 : 3)] = total;
 	at += v6 ? 40 : 20;
 	*h = (struct virtio_net_hdr){ .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
-				      .gso_type = v6 ? VIRTIO_NET_HDR_GSO_TCPV6 :
-						       VIRTIO_NET_HDR_GSO_TCPV4,
+				      .gso_type = v6 ? VIRTIO_NET_HDR_GSO_TCPV6
+						     : VIRTIO_NET_HDR_GSO_TCPV4,
 				      .gso_size = cases[i].gso,
 				      .csum_start = at,
 				      .csum_offset = 16 };
@@ -101,7 +103,8 @@ check(unsigned int i, const uint8_t *payload, struct rte_mbuf **out, unsigned in
 		assert_int_equal(!!(p.tcp_flags & TCP_FIN), last);
 		assert_int_equal(!!(p.tcp_flags & TCP_PSH), last);
 		assert_int_equal(!!(p.tcp_flags & TCP_CWR), j == 0);
-		assert_memory_equal(p.data + p.payload, payload + done, packet_payload_bytes(&p));
+		assert_memory_equal(p.data + p.payload, payload + done,
+				    packet_payload_bytes(&p));
 		done += packet_payload_bytes(&p);
 	}
 	if (n > 0 && n < MAX_SEGMENTS)
@@ -147,8 +150,8 @@ test_lies(void **state)
 
 			data[46] = offset << 4;
 			segment_checksum(data, sizeof(data), &h);
-			unsigned int n =
-				segment_tcp(pool, data, sizeof(data), &h, out, MAX_SEGMENTS);
+			unsigned int n = segment_tcp(pool, data, sizeof(data), &h, out,
+						     MAX_SEGMENTS);
 			rte_pktmbuf_free_bulk(out, n);
 		}
 	}

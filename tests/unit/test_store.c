@@ -28,7 +28,8 @@ open_stand_in(const struct store_options *options, const struct store_table *tab
 	return 0;
 }
 
-const struct store_ops store_embedded_ops = { .scheme = "embedded", .open = open_stand_in };
+const struct store_ops store_embedded_ops = { .scheme = "embedded",
+					      .open = open_stand_in };
 const struct store_ops store_valkey_ops = { .scheme = "valkey", .open = open_stand_in };
 const struct store_ops store_valkey_unix_ops = {
 	.scheme = "valkey+unix",
@@ -47,7 +48,8 @@ static const struct {
 	{ "a server without host", "valkey://", NULL, "host" },
 	{ "a socket without path", "valkey+unix://", NULL, "path" },
 	{ "TLS is for later", "valkeys://host", NULL, "not supported yet" },
-	{ "Sentinel is for later", "valkey+sentinel://a,b/name", NULL, "not supported yet" },
+	{ "Sentinel is for later", "valkey+sentinel://a,b/name", NULL,
+	  "not supported yet" },
 	{ "Cluster is for later", "valkey+cluster://a,b", NULL, "not supported yet" },
 	{ "a word is no scheme", "embedded", NULL, "use embedded:" },
 	{ "no such scheme", "memcached://host", NULL, "use embedded:" },

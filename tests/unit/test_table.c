@@ -101,7 +101,8 @@ expect_model(const struct table *t, const struct model *m)
 		for (unsigned int at = 0; at < r->value_bytes; at++)
 			assert_int_equal(record_value(r)[at], (uint8_t)i);
 	}
-	for (record_id id = slots_next(&t->slots, 0); id != 0; id = slots_next(&t->slots, id)) {
+	for (record_id id = slots_next(&t->slots, 0); id != 0;
+	     id = slots_next(&t->slots, id)) {
 		assert_int_equal(m->id[table_record(t, id)->version - 1], id);
 		n++;
 	}
@@ -138,7 +139,8 @@ random_changes_match_the_model(void **state)
 				remove_key(&t, &m, i);
 		}
 		expect_model(&t, &m);
-		assert_int_equal(t.memory_bytes + t.slots.memory_bytes, test_memory.n_bytes);
+		assert_int_equal(t.memory_bytes + t.slots.memory_bytes,
+				 test_memory.n_bytes);
 	}
 	table_fini(&t);
 	assert_int_equal(test_memory.n_bytes, 0);
@@ -169,6 +171,39 @@ a_probe_made_before_a_change_still_finds(void **state)
 	assert_int_equal(table_get(&t, &probe[1]), 0);
 	assert_int_equal(table_get(&t, &probe[2]), m.id[2]);
 	table_fini(&t);
+}
+
+/* Also when a chunk is made while the one before has slots left. */
+static void
+every_slot_is_taken_once(void **state)
+{
+	enum { N = 5000 };
+	struct test_random r = test_random_init(__func__);
+	struct slots s;
+	unsigned int n_taken = 0, n_found = 0;
+
+	(void)state;
+	test_memory_init();
+	assert_int_equal(slots_init(&s), 0);
+	while (n_taken < N) {
+		uint8_t class = (uint8_t)test_random_below(&r, s.n_classes);
+		uint32_t n = 1 + test_random_below(&r, FRAME_MAX_GROUP_OPS);
+
+		assert_int_equal(slots_reserve(&s, class, n), 0);
+		for (; n > 0; n--) {
+			struct record *made = slots_record(&s, slots_take(&s, class));
+
+			memset(made, 0, s.classes[class].slot_bytes);
+			made->version = ++n_taken;
+		}
+	}
+	for (record_id id = slots_next(&s, 0); id != 0; id = slots_next(&s, id)) {
+		assert_in_range(slots_record(&s, id)->version, 1, n_taken);
+		n_found++;
+	}
+	assert_int_equal(n_found, n_taken);
+	slots_fini(&s);
+	assert_int_equal(test_memory.n_bytes, 0);
 }
 
 static void
@@ -251,6 +286,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(random_changes_match_the_model),
 		cmocka_unit_test(a_probe_made_before_a_change_still_finds),
+		cmocka_unit_test(every_slot_is_taken_once),
 		cmocka_unit_test(a_million_records_are_found),
 		cmocka_unit_test(without_memory_nothing_is_lost),
 	};

@@ -129,7 +129,8 @@ every_record_comes_up_in_time(void **state)
 								test_random_below(&r, 4);
 			/* Bounded calls finish in the end, whatever is armed between. */
 			while (take(now, 1 + test_random_below(&r, 10)))
-				arm(test_random_below(&r, N_RECORDS), now, now + 1 + some_span(&r));
+				arm(test_random_below(&r, N_RECORDS), now,
+				    now + 1 + some_span(&r));
 			expect_none_due(now);
 			break;
 		default:
@@ -175,7 +176,8 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(every_record_comes_up_in_time, setup, teardown),
+		cmocka_unit_test_setup_teardown(every_record_comes_up_in_time, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(a_call_takes_no_more_than_it_may, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(forty_nine_days_are_not_shortened, setup,
