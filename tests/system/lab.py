@@ -579,19 +579,18 @@ class Spray:
         return {f"{side}0": f"{self.name}:{instance}_{side}" for side in ("in", "out")}
 
     def use(self, *instances):
-        """From now on these, at once.  Again after one was started anew: nftables
-        knows devices by index."""
-        table = "table netdev spray"
-        rules = [table + " {}", "delete " + table, table + " {"]
-        def ingress(device, rule):
-            return (f"chain from_{device} {{ type filter hook ingress device {device}"
-                    f" priority 0; {rule}; }}")
+        """From now on these, and no packet is lost by it: the one rule of a host's side
+        is replaced.  Again after one started anew: nftables knows devices by index."""
+        def ingress(device):
+            return (f"table netdev spray {{ chain from_{device} {{ type filter hook"
+                    f" ingress device {device} priority 0; }}\n}}\n"
+                    f"flush chain netdev spray from_{device}\n"
+                    f"add rule netdev spray from_{device} fwd to ")
+        back = there = ""
         for host, side in (("inside", "in"), ("outside", "out")):
-            turns = []
-            for i, instance in enumerate(f"{name}_{side}" for name in instances):
-                rules += [f"chain to_{instance} {{ fwd to {instance}; }}",
-                          ingress(instance, f"fwd to {host}")]
-                turns.append(f"{i} : goto to_{instance}")
-            rules.append(ingress(host, f"numgen inc mod {len(turns)} vmap"
-                                       f" {{ {', '.join(turns)} }}"))
-        self.lab.run("nft", "-f", "-", netns=self.name, stdin="\n".join(rules) + "\n}\n")
+            back += "".join(ingress(f"{name}_{side}") + f"{host}\n" for name in instances)
+            turns = ", ".join(f"{i} : {name}_{side}" for i, name in enumerate(instances))
+            there += (ingress(host) +
+                      f"numgen inc mod {len(instances)} map {{ {turns} }}\n")
+        for rules in (back, there):
+            self.lab.run("nft", "-f", "-", netns=self.name, stdin=rules)

@@ -244,7 +244,7 @@ poll_store(struct play *p, struct store_batch **done)
 static void
 check_answer(struct play *p, struct store_batch *b, uint16_t n, uint8_t fill)
 {
-	struct frame_value v;
+	struct frame_value v = { 0 };
 
 	assert_int_equal(b->error, 0);
 	assert_int_equal((uintptr_t)b->reply.at % 8, 0);
