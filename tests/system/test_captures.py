@@ -412,15 +412,15 @@ def test_of_a_special_case_what_belongs_passes(group, embedded, name, through, o
 FUNCTIONS = {
     "firewall": "",
     "nat": "nat:\n  addresses: [198.51.100.1, 198.51.100.2]\n",
-    # A server and addresses of the captures.
-    "lb": 'lb:\n  address: "11.30.117.17:443"\n'
+    # A web server of 101 connections in sumstat.pcap.
+    "lb": 'lb:\n  address: "192.150.187.43:80"\n'
           '  backends: ["10.0.0.2:80", "10.0.0.3:8080"]\n',
     "reassembly": "",
     "ips": "ips:\n  midstream: inspect\n  signatures:\n"
            "    - {id: 1, action: alert, content: 'GET /'}\n"
            "    - {id: 2, action: drop, content: 'uid=0|28|root|29|'}\n",
 }
-SANITIZERS = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "halt_on_error=1"}
+SANITIZERS = {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "halt_on_error=1"}
 
 
 @pytest.fixture(scope="module")
