@@ -276,8 +276,8 @@ order_overlay(struct order *o, struct nf_run *r)
 		v->value = w->value;
 		v->value_bytes = w->value_bytes;
 		v->format = w->format;
-		v->version = w->value != NULL ? w->version : 0;
-		v->unacknowledged = w->version;
+		v->version = w->version;
+		v->unacknowledged = true;
 		r->speculative = true;
 	}
 }
@@ -313,7 +313,8 @@ doom(struct order *o, const struct nf_run *w)
 	for (struct nf_run *r = o->commit_head; r != NULL; r = r->next) {
 		r->doomed |= r->lane_hash == w->lane_hash;
 		for (unsigned int i = 0; i < r->n_asked; i++)
-			r->doomed |= r->value[i].unacknowledged == w->group_version;
+			r->doomed |= r->value[i].unacknowledged &&
+				     r->value[i].version == w->group_version;
 	}
 }
 

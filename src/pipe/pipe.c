@@ -301,6 +301,15 @@ start(struct pipe *p, struct nf_run *r)
 	job_add(p->open, r, r->n_pending);
 }
 
+static inline void
+prefetch_run(const struct nf_run *r)
+{
+	rte_prefetch0(r);
+	rte_prefetch0((const char *)r + 64);
+	rte_prefetch0((const char *)r + 128);
+	rte_prefetch0(&r->value[0]);
+}
+
 /* Makes a run of a packet.  False if it is not for the function. */
 static inline bool
 arrive(struct pipe *p, struct rte_mbuf *m, unsigned int side)
@@ -347,19 +356,15 @@ arrive_burst(struct pipe *p, struct rte_mbuf **packets, unsigned int n, unsigned
 	for (unsigned int i = 0; i < n; i++) {
 		if (i + 4 < n) {
 			rte_prefetch0(rte_pktmbuf_mtod(packets[i + 4], void *));
-			rte_prefetch0(run_of(packets[i + 4]));
-			rte_prefetch0((char *)run_of(packets[i + 4]) + 64);
+			prefetch_run(run_of(packets[i + 4]));
 		}
 		if (likely(arrive(p, packets[i], side)))
 			run[n_runs++] = run_of(packets[i]);
 	}
 	p->stats.received += n;
 	p->open->n_new += n_runs;
-	for (unsigned int i = 0; i < n_runs; i++) {
-		if (i + 2 < n_runs)
-			rte_prefetch0(&run[i + 2]->value[0]);
+	for (unsigned int i = 0; i < n_runs; i++)
 		start(p, run[i]);
-	}
 }
 
 /* How many more packets may come in. */
@@ -456,7 +461,7 @@ bind(struct frame_cursor *reply, struct nf_run *r)
 		r->value[i].version = v.version;
 		r->value[i].value_bytes = v.value_bytes;
 		r->value[i].format = v.format;
-		r->value[i].unacknowledged = 0;
+		r->value[i].unacknowledged = false;
 		if (++i == r->n_asked)
 			i = 0;
 	}
@@ -560,15 +565,6 @@ decide(struct pipe *p, struct nf_run *r)
 		return;
 	}
 	order_decided(&p->order, r);
-}
-
-static inline void
-prefetch_run(const struct nf_run *r)
-{
-	rte_prefetch0(r);
-	rte_prefetch0((const char *)r + 64);
-	rte_prefetch0((const char *)r + 128);
-	rte_prefetch0(&r->value[0]);
 }
 
 /* The store did not answer, or answered nonsense. */

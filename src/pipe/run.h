@@ -50,11 +50,11 @@ enum run_fate {
 struct run_value {
 	const uint8_t *key;			/* In the request that asks for it. */
 	const uint8_t *value;			/* NULL: absent. */
-	uint64_t version;			/* 0: absent. */
+	uint64_t version;			/* Of who wrote or deleted it last. */
 	uint16_t value_bytes;
 	uint8_t table, key_bytes, format;
 	bool touch;
-	uint64_t unacknowledged;		/* The group that wrote it, if from the overlay. */
+	bool unacknowledged;			/* From the overlay. */
 };
 
 /* One record that a run wrote. */
@@ -65,14 +65,8 @@ struct run_write {
 	uint8_t table, key_bytes, format;
 };
 
+/* What every packet touches comes first: four cache lines. */
 struct nf_run {
-	/* Set at arrival, constant after. */
-	struct pipe *pipe;
-	struct rte_mbuf *mbuf;
-	uint64_t arrived;			/* TSC. */
-	uint64_t sequence;			/* Of arrival at the pipe. */
-	struct packet packet;
-
 	/* Reset before each execution: a run that waits leaves no trace. */
 	uint8_t n_asked;			/* Reads of this execution. */
 	uint8_t n_pending;			/* Those not here. */
@@ -96,19 +90,29 @@ struct nf_run {
 	bool speculative;			/* Saw what is not acknowledged... */
 	bool doomed;				/* In vain: it has to start again. */
 	bool has_connection;
-	uint64_t group_version;
-	uint64_t lane_hash;			/* Of its connection; 0: not made yet. */
-	struct nf_run *next;			/* In the commit queue or restart list. */
-	struct nf_run *late_next;
-	struct rte_mbuf *emitted;		/* Own packets, linked by emitted_next. */
-	struct rte_mbuf *emitted_next;		/* Of a packet that is itself emitted. */
 
+	/* Set at arrival, constant after. */
+	struct pipe *pipe;
+	struct rte_mbuf *mbuf;
+	uint64_t arrived;			/* TSC. */
+	uint64_t sequence;			/* Of arrival at the pipe. */
+	struct rte_mbuf *emitted;		/* Own packets, linked by emitted_next. */
+	struct packet packet;
+	struct flow connection;
+	uint64_t lane_hash;			/* Of the connection; 0: not made yet. */
+	uint64_t group_version;
+	struct nf_run *next;			/* In the commit queue or restart list. */
 	struct run_value value[NF_MAX_READS];
+
+	/* Of some. */
+	struct nf_run *late_next;
+	struct rte_mbuf *emitted_next;		/* Of a packet that is itself emitted. */
 	struct run_write write[NF_MAX_WRITES];
 	struct endpoint src, dst;
-	struct flow connection;
 	uint32_t alert[RUN_MAX_ALERTS];
 };
+
+static_assert(offsetof(struct nf_run, value) == 192, "the fourth cache line");
 
 static inline struct nf_run *
 run_of(struct rte_mbuf *m)

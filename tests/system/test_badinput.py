@@ -147,7 +147,8 @@ MISTAKES = [
      "want a list of length 1 to"),
     ("a backend of the other version",
      config(function="lb", more='lb:\n  address: "10.0.0.1:80"\n  backends:\n'
-            '    - "10.0.0.2:80"\n    - "[::1]:80"'), 10, "the other IP version"),
+            '    - "10.0.0.2:80"\n    - "[::1]:80"'), 10,
+     "IP version than 'address', want the same"),
     ("a signature that is not what it should be",
      config(function="ips", more="ips:\n  signatures:\n"
             "    - {id: 1, action: alert, content: '|4'}"), 8, "|hexadecimal|"),
@@ -291,7 +292,7 @@ REFUSALS = [
     ("a key that is in use", "store", "valkey+unix://{}?name=used", ("SET", "snf:{used:0}", "x"),
      "give another name in the URL"),
     ("a table of another release", "store", "valkey+unix://{}?name=other",
-     ("SNF.OPEN", "snf:{other:0}", "1", "connection", "1", "1", "1"),
+     ("SNF.OPEN", "snf:{other:0}", "1", "firewall.connection", "1", "1", "1"),
      "another release uses this store: give it another name in the URL"),
     ("no password", "locked", "valkey+unix://{}", (), "it wants a password: valkey://user:pass"),
     ("a wrong password", "locked", "valkey+unix://:wrong@{}", (), "user or password is wrong"),

@@ -9,6 +9,7 @@ import glob
 import gzip
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -239,10 +240,17 @@ class Stepped:
 
 
 @pytest.fixture
-def store(tmp_path):
+def tmp(tmp_path):
+    """A folder that is gone afterwards: pytest keeps its own, and captures are long."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+@pytest.fixture
+def store(tmp):
     if not os.path.exists(MODULE):
         pytest.skip(MODULE + " is not built")
-    folder = tmp_path / "store"
+    folder = tmp / "store"
     folder.mkdir()
     with Server(folder) as server:
         yield "valkey+unix://" + server.path
@@ -255,7 +263,9 @@ def embedded(group, tmp_path_factory):
 
     def get(name):
         if name not in known:
-            known[name] = filtered(tmp_path_factory.mktemp("embedded") / "snf", *group(name))
+            folder = tmp_path_factory.mktemp("embedded") / "snf"
+            known[name] = filtered(folder, *group(name))
+            shutil.rmtree(folder)
         return known[name]
     return get
 
@@ -293,17 +303,17 @@ def total(outcomes):
 # --- Tests -----------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", GROUPS)
-def test_a_store_changes_no_byte(group, embedded, store, tmp_path, name):
+def test_a_store_changes_no_byte(group, embedded, store, tmp, name):
     link, packets = group(name)
     want = embedded(name)
-    got = filtered(tmp_path / "snf", link, packets, store)
+    got = filtered(tmp / "snf", link, packets, store)
     assert_same(packets, want.out, got.out)
     assert got.dropped == want.dropped
     assert want.received == len(packets) == want.sent + sum(want.dropped.values())
 
 
 @pytest.mark.parametrize("name", IN_STEP)
-def test_two_instances_given_alternate_packets_change_no_byte(group, embedded, store, tmp_path,
+def test_two_instances_given_alternate_packets_change_no_byte(group, embedded, store, tmp,
                                                               name):
     """U3, U4, B72: whoever gets a packet knows all that the other has seen."""
     link, packets = group(name)
@@ -311,7 +321,7 @@ def test_two_instances_given_alternate_packets_change_no_byte(group, embedded, s
     instances = []
     try:
         for i in (0, 1):
-            instances.append(Stepped(tmp_path / f"snf{i}", link, store))
+            instances.append(Stepped(tmp / f"snf{i}", link, store))
         for index, (side, packet, _) in enumerate(packets):
             instances[index % 2].give(index, side, packet)
         outcomes = [instance.finish() for instance in instances]
@@ -323,19 +333,19 @@ def test_two_instances_given_alternate_packets_change_no_byte(group, embedded, s
 
 
 @pytest.mark.parametrize("name", ["enterprise templates", "special cases"])
-def test_an_instance_killed_between_two_packets_changes_no_byte(group, embedded, store, tmp_path,
+def test_an_instance_killed_between_two_packets_changes_no_byte(group, embedded, store, tmp,
                                                                 name):
     """In turn, each takes 50 packets, is killed, and the next goes on."""
     link, packets = group(name)
     packets = packets[:1000]
-    want = filtered(tmp_path / "embedded", link, packets)
+    want = filtered(tmp / "embedded", link, packets)
     outs, instance = [], None
     try:
         for index, (side, packet, _) in enumerate(packets):
             if index % 50 == 0:
                 if instance is not None:
                     outs.append(killed(instance))
-                instance = Stepped(tmp_path / f"snf{index}", link, store)
+                instance = Stepped(tmp / f"snf{index}", link, store)
             instance.give(index, side, packet)
         outs.append(instance.finish().out)
     finally:
@@ -431,24 +441,24 @@ def everything(group):
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_no_capture_ends_an_instance(everything, store, tmp_path, function):
+def test_no_capture_ends_an_instance(everything, store, tmp, function):
     """And no store changes what a function does that leaves nothing to chance."""
     options = {"function": function, "options": FUNCTIONS[function]}
-    done = filtered(tmp_path / "snf", ETHERNET, everything, store, **options)
+    done = filtered(tmp / "snf", ETHERNET, everything, store, **options)
     assert done.received == len(everything) == done.sent + done.kept + sum(done.dropped.values())
     assert done.sent > 0
     if function != "nat":               # Its ports are random.
-        want = filtered(tmp_path / "embedded", ETHERNET, everything, **options)
+        want = filtered(tmp / "embedded", ETHERNET, everything, **options)
         assert (done.out, done.dropped) == (want.out, want.dropped)
 
 
 @pytest.mark.parametrize("where", ["embedded", "store"])
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_no_capture_is_found_wanting_by_the_sanitizers(everything, store, tmp_path, function,
+def test_no_capture_is_found_wanting_by_the_sanitizers(everything, store, tmp, function,
                                                        where):
     if not os.path.exists(ASAN):
         pytest.skip(ASAN + " is not built: scripts/check does it")
-    done = filtered(tmp_path / "snf", ETHERNET, everything,
+    done = filtered(tmp / "snf", ETHERNET, everything,
                     store if where == "store" else "embedded:", ASAN, SANITIZERS,
                     function=function, options=FUNCTIONS[function])
     assert done.received == len(everything)

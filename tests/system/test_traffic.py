@@ -304,7 +304,6 @@ def test_nothing_else_was_dropped(net):
     for s in stats:
         lost = {reason: n for reason, n in s["dropped"].items() if n > 0}
         assert set(lost) <= {"policy", "state"}, lost
-        assert s["missed"] == 0
         wait_for(lambda: telemetry.settled(s) == s["received"], 5, "an end of it")
     if len(stats) == 2:
         assert 0.8 < stats[0]["received"] / stats[1]["received"] < 1.25
