@@ -40,7 +40,7 @@ run_execute(struct run_context *c, struct nf_run *r)
 static struct run_context *
 context_of(const struct nf_run *r)
 {
-	return pipe_run_context(r->pipe);
+	return &r->pipe->context;
 }
 
 /* IPv4 flows make most of the keys. */
@@ -283,7 +283,7 @@ nf_emit(struct nf_run *r, const void *frame, unsigned int bytes)
 	struct rte_mbuf *m = rte_pktmbuf_alloc(r->mbuf->pool);
 
 	if (m == NULL) {
-		pipe_count_drop(r->pipe, NF_DROP_BUFFERS);
+		r->pipe->stats.dropped[NF_DROP_BUFFERS]++;
 		return;
 	}
 

@@ -1,5 +1,6 @@
 /*
- * run.h - runs, and the batches they travel in: what pipe.c, run.c and order.c share.
+ * run.h - runs, and the batches they travel in: what pipe.c, run.c, order.c,
+ * settle.c and release.c share.
  *
  * A run is one execution of a handler for one packet, from arrival to release.  It
  * lives in the packet's private area, so a packet in flight costs no allocation.
@@ -12,6 +13,11 @@
  */
 #ifndef PIPE_RUN_H
 #define PIPE_RUN_H
+
+#include <stdatomic.h>
+
+#include <rte_cycles.h>
+#include <rte_prefetch.h>
 
 #include "pipe/pipe.h"
 
@@ -194,9 +200,6 @@ struct run_context {
 	uint64_t secret;			/* For nf_random(). */
 };
 
-struct run_context *pipe_run_context(struct pipe *p);
-void pipe_count_drop(struct pipe *p, enum nf_drop reason);
-
 /* Calls the handler.  Reads that are not here are in the frame afterwards; writes
  * are in c->writes. */
 enum nf_verdict run_execute(struct run_context *c, struct nf_run *r);
@@ -207,5 +210,84 @@ void run_put_group(struct run_context *c, struct nf_run *r);
 /* Rewrites the packet as the run said. */
 void run_rewrite(struct nf_run *r);
 void run_free_emitted(struct nf_run *r);
+
+/* pipe.c: a pipe. */
+enum {
+	TX_ROOM = 1024,				/* Packets that wait for a port. */
+	ALERT_ROOM = 1024,
+};
+
+struct outbox {
+	unsigned int n;
+	struct rte_mbuf *packet[TX_ROOM];
+};
+
+struct pipe {
+	struct run_context context;
+	struct store *store;
+	struct port *port[2];
+	struct job *open;
+	unsigned int n_jobs_in_flight;
+	unsigned int n_live;			/* Runs between arrival and release. */
+	uint64_t n_arrived;
+	uint64_t n_left;			/* Ordered ports: released up to here. */
+	bool receiving, ordered;
+	uint8_t first_side;			/* To receive from in this turn. */
+	uint64_t now;				/* TSC at the start of the stage. */
+	unsigned int n_departed;		/* In this turn: when they had arrived. */
+	uint64_t departed[PIPE_MAX_LIVE];
+	struct pipe_stats stats;
+	struct outbox out[2];			/* By the side they leave on. */
+	struct job job[STORE_BATCHES];
+	struct order order;
+	struct nf_run *finished[PIPE_MAX_LIVE];	/* Ordered ports: by sequence. */
+	_Atomic uint32_t alert_head, alert_tail;
+	struct pipe_alert alert[ALERT_ROOM];
+	uint8_t write_buffer[RUN_WRITE_BYTES];
+};
+
+/* Ends a stage: the cycles since the last one ended are its. */
+static inline void
+pipe_stage_end(struct pipe *p, enum pipe_stage stage)
+{
+	uint64_t now = rte_rdtsc();
+
+	p->stats.cycles[stage] += now - p->now;
+	p->now = now;
+}
+
+static inline void
+job_add(struct job *job, struct nf_run *r, unsigned int n_ops)
+{
+	job->entry[job->n_entries++] = r;
+	job->n_ops += n_ops;
+}
+
+static inline void
+job_free(struct pipe *p, struct job *job)
+{
+	p->store->ops->free(p->store, job->batch);
+	job->batch = NULL;
+}
+
+static inline void
+run_prefetch(const struct nf_run *r)
+{
+	rte_prefetch0(r);
+	rte_prefetch0((const char *)r + 64);
+	rte_prefetch0((const char *)r + 128);
+	rte_prefetch0(&r->value[0]);
+}
+
+/* settle.c: a batch that came back. */
+void pipe_settle(struct pipe *p, struct job *job);
+
+/* release.c: the end of a run; it is gone afterwards. */
+void release_run(struct pipe *p, struct nf_run *r);
+void release_dropped(struct pipe *p, struct nf_run *r, enum nf_drop reason);
+/* Gives what waits for a side's port to it; returns whether it took any. */
+bool release_flush(struct pipe *p, unsigned int side);
+/* At the end of a turn: those that left in it have left now. */
+void release_count(struct pipe *p);
 
 #endif

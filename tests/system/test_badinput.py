@@ -317,7 +317,8 @@ def test_a_replica_is_not_taken_for_the_store(snf, tmp_path, servers):
 
 
 def test_with_the_right_password_it_starts(snf, tmp_path, servers):
-    (tmp_path / "snf.yaml").write_text(config(f"valkey+unix://:secret@{servers['locked'].socket}"))
+    url = f"valkey+unix://:secret@{servers['locked'].socket}"
+    (tmp_path / "snf.yaml").write_text(config(url))
     assert snf("run", "snf.yaml").returncode == 0
 
 
@@ -380,7 +381,8 @@ def test_a_store_that_may_get_well_is_waited_for_as_long_as_told(snf, tmp_path, 
 @pytest.mark.parametrize("url", ["valkey://127.0.0.1:1", "valkey://[::1]:1",
                                  "valkey+unix:///nowhere/socket"])
 def test_a_store_that_is_not_there_is_named_with_the_question_whether_it_runs(snf, tmp_path, url):
-    run_fails(snf, tmp_path, config(url, more=IMPATIENT), "cannot connect", "is a server running there?")
+    run_fails(snf, tmp_path, config(url, more=IMPATIENT), "cannot connect",
+              "is a server running there?")
 
 
 def test_a_store_on_an_unknown_host_is_named(snf, tmp_path):
