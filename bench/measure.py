@@ -24,6 +24,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.abspath(os.environ.get("SNF_BUILD", os.path.join(ROOT, "build")))
 OUT = os.path.join(BUILD, "bench")
 IDLE_LOAD = 0.3
+HUGE_PAGES = "/proc/sys/vm/nr_hugepages"
+N_HUGE_PAGES = 640		# Of 2 MiB: EAL_MEMORY_MB and a rest.
 STORES = ("embedded", "remote")
 FLOWS = 100_000
 LONG = 1_000_000		# Packets of a flow: in a run hardly any closes.
@@ -58,6 +60,24 @@ def on_signal(number, _frame):
 	raise Stopped(number)
 
 
+def write(path, text):
+	with open(path, "w") as f:
+		f.write(text)
+
+
+def reserve_huge_pages():
+	"""As on any machine that runs DPDK for speed.  Returns what was there before, None
+	if nothing was changed; without them normal pages do."""
+	before = open(HUGE_PAGES).read().strip()
+	if int(before) >= N_HUGE_PAGES:
+		return None
+	try:
+		write(HUGE_PAGES, str(N_HUGE_PAGES))
+	except OSError:
+		return None
+	return before
+
+
 @contextlib.contextmanager
 def opened(quick):
 	"""The bench.  Signals raise Stopped from here on."""
@@ -71,12 +91,15 @@ def opened(quick):
 		running=[], shares=[], throughput={},
 		# DPDK's sockets and what others want to put into /tmp go with the folder.
 		env=dict(os.environ, SNF_BUILD=BUILD, TMPDIR=tmp, RUNTIME_DIRECTORY=tmp))
+	huge = reserve_huge_pages()
 	try:
 		yield b
 	finally:
 		for process in list(b.running):
 			stop(b, process)
 		shutil.rmtree(tmp, ignore_errors=True)
+		if huge is not None:
+			write(HUGE_PAGES, huge)
 
 
 def sweep():

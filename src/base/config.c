@@ -33,7 +33,7 @@ static const struct {
 } hints[] = {
 	{ "mapping values are not allowed in this context",
 	  "check ':' and indentation here and in the line before, and quote a value that "
-	  "has ': ' in it" },
+	  "has ': ' in it or ends with ':'" },
 	{ "found character that cannot start any token",
 	  "indent with spaces, not tabs, and quote values that begin with @, ` or %" },
 	{ "did not find expected key", "check the indentation" },

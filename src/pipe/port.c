@@ -29,7 +29,8 @@ static const struct port_kind *const kinds[] = {
 static const struct port_kind *
 kind_of(const char *spec, const char **rest)
 {
-	const char *colon = strchr(spec, ':');
+	/* "gen" alone will do: in YAML the colon at the end needs quotes. */
+	size_t bytes = strcspn(spec, ":");
 
 	for (unsigned int i = 0; i < RTE_DIM(kinds); i++) {
 		const char *scheme = kinds[i]->scheme;
@@ -37,11 +38,10 @@ kind_of(const char *spec, const char **rest)
 		*rest = spec;
 		if (scheme == NULL)
 			return kinds[i];
-		if (colon == NULL || strlen(scheme) != (size_t)(colon - spec))
+		if (strlen(scheme) != bytes || memcmp(scheme, spec, bytes) != 0)
 			continue;
-		*rest = colon + 1;
-		if (memcmp(scheme, spec, colon - spec) == 0)
-			return kinds[i];
+		*rest = spec + bytes + (spec[bytes] == ':');
+		return kinds[i];
 	}
 	return NULL;
 }

@@ -261,7 +261,7 @@ test_syntax(void **state)
 		  "check "
 		  "':' and indentation here and in the line before, and quote a value "
 		  "that has "
-		  "': ' in it\n" },
+		  "': ' in it or ends with ':'\n" },
 		{ "an open quote", "store: \"a\nmax: 1\n",
 		  "f:3: not valid YAML: found unexpected end of stream while scanning a "
 		  "quoted "

@@ -51,7 +51,8 @@ static const struct {
 	{ "Sentinel is for later", "valkey+sentinel://a,b/name", NULL,
 	  "not supported yet" },
 	{ "Cluster is for later", "valkey+cluster://a,b", NULL, "not supported yet" },
-	{ "a word is no scheme", "embedded", NULL, "use embedded:" },
+	{ "embedded needs no colon", "embedded", &store_embedded_ops, "" },
+	{ "a word is no scheme", "memory", NULL, "use embedded:" },
 	{ "no such scheme", "memcached://host", NULL, "use embedded:" },
 	{ "nothing", "", NULL, "use embedded:" },
 };
