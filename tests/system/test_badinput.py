@@ -92,7 +92,7 @@ MISTAKES = [
      "'store' stands twice, first on line 2"),
     ("a second document", config(more="---\na: 1"), 6, "a second document begins"),
     ("an unquoted colon", config().replace('"embedded:"', "embedded:"), 2,
-     "quote a value that has ': ' in it"),
+     "quote a value that has ': ' in it or ends with ':'"),
     ("a tab", config(more="firewall:\n\trules: []"), 7, "indent with spaces"),
     ("a bracket left open", config(more="firewall: {rules: [}"), 6, "not valid YAML"),
     ("a number out of range", config(more="pipes: {max: 9}"), 6, "'pipes.max' is 9, want 1 to 8"),
@@ -104,7 +104,7 @@ MISTAKES = [
     ("a time out of range", config(more="store_timeout: 1ms"), 6, "want 10ms to 1m"),
     ("a scalar where a map belongs", config(more="firewall: 3"), 6, "want a map"),
     # The store.
-    ("a store without a scheme", config("embedded"), 2, "use embedded:, valkey://HOST:PORT"),
+    ("a store without a scheme", config("localhost"), 2, "use embedded:, valkey://HOST:PORT"),
     ("a store of another scheme", config("redis://h"), 2, "use embedded:, valkey://HOST:PORT"),
     ("a store of a scheme to come", config("valkey+cluster://h"), 2, "not supported yet"),
     ("a store without a host", config("valkey://"), 2, "valkey://127.0.0.1:6379"),
