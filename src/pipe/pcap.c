@@ -36,7 +36,6 @@ struct capture_port {
 	uint64_t first_ns;		/* Of both sides... */
 	uint64_t started_ns;		/* ...and when it was given; 0: not yet. */
 	uint64_t wake_ns;		/* What the timer is set to. */
-	uint64_t last_ns;		/* Of the packet received last. */
 };
 
 /* Where a packet's time is while it is in the process. */
@@ -65,11 +64,14 @@ clock_ns(clockid_t clock)
 
 /* The time of the side's next packet, if one is known. */
 static uint64_t
-next_ns(const struct capture_port *c)
+next_ns(struct capture_port *c)
 {
 	const struct capture_packet *next =
 		c == NULL || c->in == NULL ? NULL : capture_next(c->in);
 
+	/* It is no longer in the pipe: poll() would not tell of it. */
+	if (next != NULL && capture_fd(c->in) >= 0)
+		c->port.busy = true;
 	return next == NULL ? UINT64_MAX : next->time_ns;
 }
 
@@ -116,6 +118,8 @@ pcap_rx(struct port *p, struct rte_mbuf **packets, unsigned int n)
 	struct capture_port *c = capture_port_of(p);
 	unsigned int received = 0;
 
+	if (c->in != NULL && capture_fd(c->in) >= 0)
+		c->port.busy = false;
 	while (received < n && c->in != NULL) {
 		const struct capture_packet *next = capture_next(c->in);
 		uint64_t other = next_ns(c->peer);
@@ -129,7 +133,6 @@ pcap_rx(struct port *p, struct rte_mbuf **packets, unsigned int n)
 						 next->data, next->bytes);
 		if (m == NULL)
 			break;
-		c->last_ns = next->time_ns;
 		*time_of(m) = next->time_ns;
 		packets[received++] = m;
 		capture_take(c->in);
@@ -159,13 +162,10 @@ pcap_tx(struct port *p, struct rte_mbuf **packets, unsigned int n)
 	unsigned int taken = n;
 
 	for (unsigned int i = 0; c->out != NULL && i < n; i++) {
-		/* Packets that come from elsewhere carry no time; those that a timer
-		 * sent belong to the packet read last. */
+		/* Packets that come from elsewhere carry no time. */
 		uint64_t t =
 			c->peer == NULL ? clock_ns(CLOCK_REALTIME) : *time_of(packets[i]);
 
-		if (t == 0)
-			t = RTE_MAX(c->last_ns, c->peer->last_ns);
 		if (!capture_write(c->out, packets[i], t, nanoseconds(c))) {
 			taken = i;
 			break;

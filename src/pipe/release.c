@@ -23,8 +23,9 @@ release_flush(struct pipe *p, unsigned int side)
 	return n > 0;
 }
 
+/* Counts the packet under 'sent', or as dropped if there is no room for it. */
 static void
-send_packet(struct pipe *p, unsigned int side, struct rte_mbuf *m)
+send_packet(struct pipe *p, unsigned int side, struct rte_mbuf *m, uint64_t *sent)
 {
 	struct outbox *out = &p->out[side];
 
@@ -34,6 +35,7 @@ send_packet(struct pipe *p, unsigned int side, struct rte_mbuf *m)
 		return;
 	}
 	out->packet[out->n++] = m;
+	(*sent)++;
 }
 
 static void
@@ -81,8 +83,7 @@ dispatch(struct pipe *p, struct nf_run *r)
 	switch ((enum nf_verdict)r->verdict) {
 	case NF_SEND:
 		run_rewrite(r);
-		p->stats.sent++;
-		send_packet(p, to, r->mbuf);
+		send_packet(p, to, r->mbuf, &p->stats.sent);
 		break;
 	case NF_KEEP:
 		p->stats.kept++;
@@ -97,8 +98,7 @@ dispatch(struct pipe *p, struct nf_run *r)
 		struct rte_mbuf *m = emitted;
 
 		emitted = run_of(m)->emitted_next;
-		p->stats.emitted++;
-		send_packet(p, to, m);
+		send_packet(p, to, m, &p->stats.emitted);
 	}
 }
 
