@@ -211,7 +211,7 @@ def test_a_server_that_stands_still_is_lost_and_found(server, probe):
 
 
 def test_connections_cut_at_random_have_no_second_effect(server, probe):
-    process = probe(server, 6000, 20000)
+    process = probe(server, 60000, 20000)
     client = server.client()
     stop = threading.Event()
 
@@ -229,7 +229,7 @@ def test_connections_cut_at_random_have_no_second_effect(server, probe):
     for last in lines_until_done(process):
         if not thread.is_alive() and not stop.is_set():
             thread.start()
-        if last.isdigit() and int(last) >= 5000:
+        if last.isdigit() and int(last) >= 50000:
             stop.set()
     stop.set()
     thread.join()
