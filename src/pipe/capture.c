@@ -32,6 +32,7 @@ struct capture_reader {
 	FILE *file;
 	int fd;
 	bool fifo, ended, has_next;
+	bool failed;				/* Ended before its end. */
 	uint32_t magic;			/* The first bytes of the file... */
 	unsigned int magic_bytes;	/* ...and how many are known. */
 	int link;			/* DLT_... */
@@ -230,6 +231,13 @@ reader_fail(struct capture_reader *r, const char *what)
 {
 	log_error("port", "%s: reading stops here", what);
 	r->ended = true;
+	r->failed = true;
+}
+
+bool
+capture_failed(const struct capture_reader *r)
+{
+	return r->failed;
 }
 
 const struct capture_packet *

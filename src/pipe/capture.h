@@ -31,6 +31,8 @@ int capture_open(const char *path, struct capture_reader **out, char *why,
 const struct capture_packet *capture_next(struct capture_reader *r);
 void capture_take(struct capture_reader *r);
 bool capture_ended(const struct capture_reader *r);
+/* It ended where it could not be read any further. */
+bool capture_failed(const struct capture_reader *r);
 /* Of a named pipe; -1 of a file. */
 int capture_fd(const struct capture_reader *r);
 /* Whether times are finer than microseconds. */

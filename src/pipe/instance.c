@@ -201,6 +201,20 @@ all_ended(const struct instance *in)
 	return true;
 }
 
+static bool
+any_failed(const struct instance *in)
+{
+	for (unsigned int side = 0; side < 2; side++) {
+		for (unsigned int i = 0; i < in->n_pipes; i++) {
+			const struct port *port = in->ports.queue[side][i];
+
+			if (port->ops->failed != NULL && port->ops->failed(port))
+				return true;
+		}
+	}
+	return false;
+}
+
 static void
 serve(struct instance *in, int signals)
 {
@@ -249,7 +263,7 @@ instance_run(const char *path)
 		log_info("snf", "ready: %s, store %s, %u pipe%s", in.settings->nf->name, store,
 			 in.n_pipes, in.n_pipes == 1 ? "" : "s");
 		serve(&in, signals);
-		code = INSTANCE_OK;
+		code = any_failed(&in) ? INSTANCE_FAILED : INSTANCE_OK;
 	}
 	stop(&in);
 	close(signals);

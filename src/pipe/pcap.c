@@ -112,6 +112,14 @@ pcap_ended(const struct port *p)
 	return c->in == NULL || capture_ended(c->in);
 }
 
+static bool
+pcap_failed(const struct port *p)
+{
+	const struct capture_port *c = capture_port_of(p);
+
+	return c->in != NULL && capture_failed(c->in);
+}
+
 static unsigned int
 pcap_rx(struct port *p, struct rte_mbuf **packets, unsigned int n)
 {
@@ -191,7 +199,8 @@ pcap_port_close(struct port *p)
 }
 
 static const struct port_ops pcap_ops = {
-	.rx = pcap_rx, .tx = pcap_tx, .ended = pcap_ended, .close = pcap_port_close
+	.rx = pcap_rx, .tx = pcap_tx, .ended = pcap_ended, .failed = pcap_failed,
+	.close = pcap_port_close,
 };
 
 /* Splits "in,out". */

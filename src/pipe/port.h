@@ -24,6 +24,8 @@ struct port_ops {
 	unsigned int (*tx)(struct port *, struct rte_mbuf **packets, unsigned int n);
 	/* Nothing will ever come again.  NULL: never so. */
 	bool (*ended)(const struct port *);
+	/* It ended, and should not have.  NULL: never so. */
+	bool (*failed)(const struct port *);
 	/* Packets lost before we saw them; those of a device, not of a queue, count in
 	 * its queue 0.  NULL: none are. */
 	uint64_t (*missed)(const struct port *);

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -233,6 +234,18 @@ PORTS = [
 @pytest.mark.parametrize("case", PORTS, ids=[case[0] for case in PORTS])
 def test_a_port_that_is_not_there_is_named(snf, tmp_path, case):
     run_fails(snf, tmp_path, *case[1:])
+
+
+def test_a_capture_that_is_cut_short_is_read_as_far_as_it_goes_and_fails(snf, tmp_path):
+    head = struct.pack("<IHHiIII", 0xa1b2c3d4, 2, 4, 0, 0, 65535, 1)
+    arp = bytes(12) + b"\x08\x06" + bytes(46)
+    record = struct.pack("<IIII", 1, 0, len(arp), len(arp)) + arp
+    (tmp_path / "in.pcap").write_bytes(head + record + record[:30])
+    (tmp_path / "snf.yaml").write_text(config(inside="pcap:in.pcap,"))
+    done = snf("run", "snf.yaml")
+    assert done.returncode == 1
+    assert re.search("error port: in.pcap: .*reading stops here", done.stderr)
+    assert (tmp_path / "out.pcap").stat().st_size == len(head) + len(record)
 
 
 def test_huge_pages_that_are_required_and_missing_are_named_with_the_remedy(snf, tmp_path):
