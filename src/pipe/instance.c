@@ -68,7 +68,8 @@ open_store(struct instance *in, unsigned int i)
 	const struct settings *s = in->settings;
 	struct store_table declared[STORE_MAX_TABLES];
 	unsigned int n = pipe_tables(s->nf, declared);
-	struct store_options options = { .url = s->store, .timeout_ms = s->store_timeout_ms };
+	struct store_options options = { .url = s->store,
+					 .timeout_ms = s->store_timeout_ms };
 	char why[256];
 
 	if (store_open(&options, declared, n, &in->store[i], why, sizeof(why)) != 0)
@@ -172,14 +173,17 @@ reload(struct instance *in)
 	struct settings *old = in->settings, *new;
 
 	if (settings_load(in->path, &new) != 0) {
-		log_error("snf", "%s: not reloaded, the old configuration stays", in->path);
+		log_error("snf", "%s: not reloaded, the old configuration stays",
+			  in->path);
 		return;
 	}
 	if (new->nf != old->nf || strcmp(new->store, old->store) != 0 ||
 	    strcmp(new->port[0], old->port[0]) != 0 ||
 	    strcmp(new->port[1], old->port[1]) != 0 || new->pipes_max != old->pipes_max)
-		log_warning("snf", "%s: function, store, ports and pipes change only with a "
-				   "restart", in->path);
+		log_warning("snf",
+			    "%s: function, store, ports and pipes change only with a "
+			    "restart",
+			    in->path);
 	if (new->nf != old->nf) {
 		settings_free(new);
 		return;
@@ -260,8 +264,8 @@ instance_run(const char *path)
 		char store[256];
 
 		store_url_print(in.settings->store, store, sizeof(store));
-		log_info("snf", "ready: %s, store %s, %u pipe%s", in.settings->nf->name, store,
-			 in.n_pipes, in.n_pipes == 1 ? "" : "s");
+		log_info("snf", "ready: %s, store %s, %u pipe%s", in.settings->nf->name,
+			 store, in.n_pipes, in.n_pipes == 1 ? "" : "s");
 		serve(&in, signals);
 		code = any_failed(&in) ? INSTANCE_FAILED : INSTANCE_OK;
 	}

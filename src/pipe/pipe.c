@@ -137,7 +137,8 @@ arrive(struct pipe *p, struct rte_mbuf *m, unsigned int side)
 		r->verdict = NF_SEND;
 		release_run(p, r);
 	} else {
-		release_dropped(p, r, err == PACKET_NOT_IP ? NF_DROP_NOT_IP : NF_DROP_PARSE);
+		release_dropped(p, r,
+				err == PACKET_NOT_IP ? NF_DROP_NOT_IP : NF_DROP_PARSE);
 	}
 	return false;
 }
@@ -174,7 +175,8 @@ room(const struct pipe *p)
 		n = RTE_MIN(n, PIPE_BATCH - p->open->n_new);
 	}
 	if (p->ordered)
-		n = RTE_MIN(n, (unsigned int)(PIPE_MAX_LIVE - (p->n_arrived - p->n_left)));
+		n = RTE_MIN(n,
+			    (unsigned int)(PIPE_MAX_LIVE - (p->n_arrived - p->n_left)));
 	return n;
 }
 

@@ -42,7 +42,8 @@ static void
 report_alerts(struct pipe *p, const struct nf_run *r)
 {
 	for (unsigned int i = 0; i < r->n_alerts; i++) {
-		uint32_t tail = atomic_load_explicit(&p->alert_tail, memory_order_relaxed);
+		uint32_t tail =
+			atomic_load_explicit(&p->alert_tail, memory_order_relaxed);
 
 		p->stats.alerts++;
 		if (tail - atomic_load_explicit(&p->alert_head, memory_order_acquire) ==

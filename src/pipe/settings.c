@@ -66,8 +66,8 @@ check(struct settings *s)
 
 	s->nf = nf_find(s->function);
 	if (s->nf == NULL) {
-		config_error(&s->function, "no function '%s', want one of: %s", s->function,
-			     nf_names());
+		config_error(&s->function, "no function '%s', want one of: %s",
+			     s->function, nf_names());
 		err = -EINVAL;
 	}
 	if (!store_url_ok(s->store, why, sizeof(why))) {
@@ -84,7 +84,8 @@ check(struct settings *s)
 	if (s->pipes_max == 0)
 		s->pipes_max = s->pipes_min;
 	if (s->pipes_max < s->pipes_min) {
-		config_error(&s->pipes_max, "pipes.max is %u, want at least pipes.min, %u",
+		config_error(&s->pipes_max,
+			     "pipes.max is %u, want at least pipes.min, %u",
 			     (unsigned int)s->pipes_max, (unsigned int)s->pipes_min);
 		err = -EINVAL;
 	}
@@ -101,7 +102,8 @@ load_function(struct settings *s)
 	if (s->nf_options == NULL)
 		return -ENOMEM;
 	if (s->nf->options != NULL) {
-		err = config_section(s->config, s->nf->name, s->nf->options, s->nf_options);
+		err = config_section(s->config, s->nf->name, s->nf->options,
+				     s->nf_options);
 		if (err != 0)
 			return err;
 	}

@@ -129,8 +129,8 @@ stats_log(const struct stats_source *source)
 		 s.received, s.sent, s.kept, s.emitted, ports_missed(source->ports));
 	for (unsigned int i = 0; i < NF_N_DROPS; i++) {
 		if (s.dropped[i] > 0)
-			log_info("snf", "dropped %" PRIu64 ", reason %s: %s", s.dropped[i],
-				 drops[i].name, drops[i].help);
+			log_info("snf", "dropped %" PRIu64 ", reason %s: %s",
+				 s.dropped[i], drops[i].name, drops[i].help);
 	}
 }
 
@@ -146,16 +146,17 @@ stats_alert(FILE *f, const struct pipe_alert *a)
 	gmtime_r(&now.tv_sec, &tm);
 	strftime(time_text, sizeof(time_text), "%Y-%m-%dT%H:%M:%S", &tm);
 	inet_ntop(v4 ? AF_INET : AF_INET6,
-		  v4 ? (const void *)&a->flow.ip4.src : (const void *)a->flow.ip6.src, src,
-		  sizeof(src));
+		  v4 ? (const void *)&a->flow.ip4.src : (const void *)a->flow.ip6.src,
+		  src, sizeof(src));
 	inet_ntop(v4 ? AF_INET : AF_INET6,
-		  v4 ? (const void *)&a->flow.ip4.dst : (const void *)a->flow.ip6.dst, dst,
-		  sizeof(dst));
+		  v4 ? (const void *)&a->flow.ip4.dst : (const void *)a->flow.ip6.dst,
+		  dst, sizeof(dst));
 	fprintf(f,
-		"{\"timestamp\":\"%s.%06ld+0000\",\"event_type\":\"alert\",\"src_ip\":\"%s\","
+		"{\"timestamp\":\"%s.%06ld+0000\",\"event_type\":\"alert\","
+		"\"src_ip\":\"%s\","
 		"\"src_port\":%u,\"dest_ip\":\"%s\",\"dest_port\":%u,\"ip_proto\":%u,"
 		"\"alert\":{\"action\":\"%s\",\"signature_id\":%u}}\n",
-		time_text, now.tv_nsec / 1000, src, rte_be_to_cpu_16(a->flow.src_port), dst,
-		rte_be_to_cpu_16(a->flow.dst_port), a->flow.protocol,
+		time_text, now.tv_nsec / 1000, src, rte_be_to_cpu_16(a->flow.src_port),
+		dst, rte_be_to_cpu_16(a->flow.dst_port), a->flow.protocol,
 		a->dropped ? "blocked" : "allowed", a->id);
 }

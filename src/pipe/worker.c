@@ -75,8 +75,10 @@ drain(struct worker *w, uint64_t drain_ms)
 			sleep_until_something(w);
 	}
 	if (!pipe_drained(w->pipe))
-		log_warning("pipe", "not all packets in flight could be finished in %u ms: "
-				    "they are lost", (unsigned int)drain_ms);
+		log_warning("pipe",
+			    "not all packets in flight could be finished in %u ms: "
+			    "they are lost",
+			    (unsigned int)drain_ms);
 }
 
 static void *
@@ -90,7 +92,8 @@ worker_main(void *argument)
 	if (rte_thread_register() != 0)
 		log_warning("pipe", "no DPDK thread slot: packet buffers are not cached");
 	while ((stop_ms = atomic_load_explicit(&w->stop_ms, memory_order_acquire)) == 0) {
-		const void *wanted = atomic_load_explicit(&w->wanted, memory_order_acquire);
+		const void *wanted =
+			atomic_load_explicit(&w->wanted, memory_order_acquire);
 
 		if (wanted != atomic_load_explicit(&w->used, memory_order_relaxed)) {
 			pipe_set_static(w->pipe, wanted);
@@ -178,7 +181,8 @@ worker_set_static(struct worker *w, const void *nf_static)
 void
 worker_stop(struct worker *w, uint64_t drain_ms)
 {
-	atomic_store_explicit(&w->stop_ms, drain_ms > 0 ? drain_ms : 1, memory_order_release);
+	atomic_store_explicit(&w->stop_ms, drain_ms > 0 ? drain_ms : 1,
+			      memory_order_release);
 	wake(w);
 	pthread_join(w->thread, NULL);
 }

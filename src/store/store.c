@@ -34,7 +34,8 @@ has_scheme(const char *url, const char *scheme)
 	size_t bytes = strlen(scheme);
 
 	/* "embedded" alone will do: in YAML the colon at the end needs quotes. */
-	return strncmp(url, scheme, bytes) == 0 && (url[bytes] == ':' || url[bytes] == '\0');
+	return strncmp(url, scheme, bytes) == 0 &&
+	       (url[bytes] == ':' || url[bytes] == '\0');
 }
 
 static const struct store_ops *
