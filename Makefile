@@ -15,13 +15,13 @@ $(BUILD)/build.ninja: | deps
 	@rm -f $(BUILD).log
 
 demo: deps all
-	@SNF_BUILD=$(abspath $(BUILD)) scripts/demo $(DEMO_ARGS)
+	@SNF_BUILD=$(abspath $(BUILD)) exec scripts/demo $(DEMO_ARGS)
 
 check: deps all
-	@SNF_BUILD=$(abspath $(BUILD)) scripts/check
+	@SNF_BUILD=$(abspath $(BUILD)) exec scripts/check
 
 bench: deps all
-	@SNF_BUILD=$(abspath $(BUILD)) bench/run $(if $(QUICK),--quick)
+	@SNF_BUILD=$(abspath $(BUILD)) exec bench/run $(if $(QUICK),--quick)
 
 install: all
 	@meson configure $(BUILD) --prefix=$(PREFIX)
