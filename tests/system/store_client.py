@@ -21,6 +21,8 @@ import pytest
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get("SNF_BUILD", os.path.join(REPO, "build"))
 MODULE = os.path.join(BUILD, "snf_store.so")
+# valkey-server of bookworm-backports is tested by hand: SNF_SERVER=valkey-server.
+SERVER = os.environ.get("SNF_SERVER", "redis-server")
 PROBE = os.path.join(BUILD, "tests", "store-probe")
 
 TABLE = ("test.table", 16, 64, 1)
@@ -109,7 +111,7 @@ class Server:
     def start(self):
         self.log = open(os.path.join(self.folder, "log"), "ab")
         self.process = subprocess.Popen(
-            ["redis-server", "--port", "0", "--unixsocket", self.path, "--dir",
+            [SERVER, "--port", "0", "--unixsocket", self.path, "--dir",
              self.folder, "--save", "", "--loadmodule", MODULE, *self.args],
             stdout=self.log, stderr=self.log, preexec_fn=die_with_parent)
         wait_until(self.answers, what="the server to start")

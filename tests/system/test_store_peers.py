@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from store_client import (AOF, APPLIED, LOUD, PROBE, TABLE, Client, Partition, Server,
+from store_client import (AOF, APPLIED, LOUD, PROBE, SERVER, TABLE, Client, Partition, Server,
                           answers, check, delete, die_with_parent, fill, group,
                           needs_module, pair, put, read, refused, server, snapshot,
                           tcp_server, wait_until)
@@ -273,7 +273,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path, server, probe):
     path, process = str(plain / "socket"), None
     server.path, kept = path, server.path
     assert "is a server running" in failed_open(probe(server, 1, 300))
-    process = subprocess.Popen(["redis-server", "--port", "0", "--unixsocket", path,
+    process = subprocess.Popen([SERVER, "--port", "0", "--unixsocket", path,
                                 "--dir", str(plain), "--save", ""],
                                stdout=subprocess.DEVNULL, preexec_fn=die_with_parent)
     try:
