@@ -41,6 +41,18 @@ lane_hash(struct order *o, struct nf_run *r)
 	return r->lane_hash;
 }
 
+/* The slot of that connection's lane, or the free one where it would go.  At most
+ * PIPE_MAX_LIVE runs have a lane: there is always a free one. */
+static struct lane *
+lane_slot(struct order *o, uint64_t hash)
+{
+	unsigned int i = (hash >> 1) % ORDER_LANES;
+
+	while (o->lane[i].hash != 0 && o->lane[i].hash != hash)
+		i = (i + 1) % ORDER_LANES;
+	return &o->lane[i];
+}
+
 /* The lane of r's connection, NULL if there is none. */
 static struct lane *
 lane_find(struct order *o, struct nf_run *r)
@@ -48,32 +60,22 @@ lane_find(struct order *o, struct nf_run *r)
 	if (o->n_lanes == 0)
 		return NULL;
 
-	uint64_t hash = lane_hash(o, r);
-	unsigned int i = (hash >> 1) % ORDER_LANES;
+	struct lane *l = lane_slot(o, lane_hash(o, r));
 
-	while (o->lane[i].hash != 0) {
-		if (o->lane[i].hash == hash)
-			return &o->lane[i];
-		i = (i + 1) % ORDER_LANES;
-	}
-	return NULL;
+	return l->hash != 0 ? l : NULL;
 }
 
 static struct lane *
 lane_make(struct order *o, struct nf_run *r)
 {
 	uint64_t hash = lane_hash(o, r);
-	unsigned int i = (hash >> 1) % ORDER_LANES;
+	struct lane *l = lane_slot(o, hash);
 
-	while (o->lane[i].hash != 0) {
-		if (o->lane[i].hash == hash)
-			return &o->lane[i];
-		i = (i + 1) % ORDER_LANES;
+	if (l->hash == 0) {
+		*l = (struct lane){ .hash = hash };
+		o->n_lanes++;
 	}
-	/* At most PIPE_MAX_LIVE runs have a lane: there is always a free one. */
-	o->lane[i] = (struct lane){ .hash = hash };
-	o->n_lanes++;
-	return &o->lane[i];
+	return l;
 }
 
 /* Frees the lane if nobody is in it any more, closing the gap in the probe chain. */

@@ -20,6 +20,8 @@
 #include <emmintrin.h>
 #endif
 
+#include "base/hash.h"
+
 enum {
 	TABLE_LOAD = 6,				/* Entries a bucket, when it is split. */
 	TABLE_FIRST = 64,			/* Buckets at the start. */
@@ -47,14 +49,6 @@ load_u32(const uint8_t *at)
 	return x;
 }
 
-static inline uint64_t
-fold(uint64_t a, uint64_t b)
-{
-	__uint128_t product = (__uint128_t)a * b;
-
-	return (uint64_t)product ^ (uint64_t)(product >> 64);
-}
-
 /* Keys come from packets that anyone may send: without the secret nothing is known
  * of which of them share a bucket.  Table and length go into the last step. */
 static inline uint64_t
@@ -66,9 +60,9 @@ table_hash(const struct table *t, const struct table_probe *probe)
 	uint64_t meta = (uint64_t)probe->table << 8 | n, a, b, h;
 
 	if (n >= 8) {
-		h = fold(load_u64(key) ^ secret[0], load_u64(key + n - 8) ^ secret[1]);
+		h = hash_fold(load_u64(key) ^ secret[0], load_u64(key + n - 8) ^ secret[1]);
 		for (unsigned int i = 8; i + 8 < n; i += 16)
-			h = fold(load_u64(key + i) ^ secret[2],
+			h = hash_fold(load_u64(key + i) ^ secret[2],
 				 load_u64(key + (i + 16 < n ? i + 8 : n - 8)) ^ h);
 	} else {
 		if (n >= 4) {
@@ -78,9 +72,9 @@ table_hash(const struct table *t, const struct table_probe *probe)
 			a = (uint64_t)key[0] | (uint64_t)key[n / 2] << 8;
 			b = key[n - 1];
 		}
-		h = fold(a ^ secret[0], b ^ secret[1]);
+		h = hash_fold(a ^ secret[0], b ^ secret[1]);
 	}
-	return fold(h ^ secret[2], meta ^ secret[3]);
+	return hash_fold(h ^ secret[2], meta ^ secret[3]);
 }
 
 static inline uint16_t
@@ -209,7 +203,7 @@ static uint64_t
 secret_next(uint64_t *state)
 {
 	*state += 0x9e3779b97f4a7c15;		/* As splitmix64 does. */
-	return fold(*state ^ *state >> 30, 0xbf58476d1ce4e5b9) ^ *state;
+	return hash_fold(*state ^ *state >> 30, 0xbf58476d1ce4e5b9) ^ *state;
 }
 
 int

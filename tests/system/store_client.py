@@ -14,9 +14,10 @@ import signal
 import socket
 import struct
 import subprocess
-import time
 
 import pytest
+
+from lab import wait_for
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get("SNF_BUILD", os.path.join(REPO, "build"))
@@ -37,14 +38,7 @@ REFUSED = (4,)
 
 def wait_until(condition, seconds=20, what=None):
     """What the condition answers, once that is true; an error after the deadline."""
-    end = time.monotonic() + seconds
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        if time.monotonic() > end:
-            raise TimeoutError(what or condition)
-        time.sleep(0.005)
+    return wait_for(condition, seconds, what or condition)
 
 
 def die_with_parent():
