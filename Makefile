@@ -2,7 +2,7 @@
 PREFIX ?= /usr/local
 BUILD ?= build
 
-.PHONY: all demo check bench install clean deps
+.PHONY: all demo demo-store check chaos bench install clean deps
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) --quiet
@@ -17,8 +17,16 @@ $(BUILD)/build.ninja: | deps
 demo: deps all
 	@SNF_BUILD=$(abspath $(BUILD)) exec scripts/demo $(DEMO_ARGS)
 
+demo-store: deps all
+	@SNF_BUILD=$(abspath $(BUILD)) exec scripts/demo-store $(DEMO_ARGS)
+
 check: deps all
 	@SNF_BUILD=$(abspath $(BUILD)) exec scripts/check
+
+# Hundreds of random fault schedules: RUNS=300 SECONDS=20 SEED=1.
+chaos: deps all
+	@SNF_BUILD=$(abspath $(BUILD)) exec tests/chaos/chaos.py $(if $(RUNS),--runs $(RUNS)) \
+		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 bench: deps all
 	@SNF_BUILD=$(abspath $(BUILD)) exec bench/run $(if $(QUICK),--quick)

@@ -18,6 +18,7 @@ enum {
 	N_FRAMES = 16,				/* Few: a frame is hot when it arrives. */
 	VALUE_BYTES = 8,
 	IDLE_MS = 300 * 1000,
+	TERM = 1,
 };
 
 static struct partition *partition;
@@ -59,11 +60,12 @@ write_op(struct frame *f, enum what what, uint64_t i)
 		return;
 	}
 	group = frame_group(f, ++version);
-	frame_check(f, 0, key, (uint8_t)key_bytes, versions[i]);
+	frame_check(f, FRAME_CHECK, 0, key, (uint8_t)key_bytes, versions[i]);
 	if (what == DELETE)
 		frame_delete(f, 0, key, (uint8_t)key_bytes);
 	else
-		frame_put(f, 0, key, (uint8_t)key_bytes, 1, &i, VALUE_BYTES, IDLE_MS);
+		frame_put(f, 0, key, (uint8_t)key_bytes, 1, &i, VALUE_BYTES, 0,
+			  IDLE_MS);
 	versions[i] = what == DELETE ? 0 : version;
 	frame_group_end(group, 2);
 }
@@ -90,8 +92,8 @@ apply(unsigned int n_frames)
 
 		memcpy(&bytes, frame + 4, 4);
 		reply.bytes = 0;
-		err = partition_apply(partition, frame, bytes, now_ms, false, &reply,
-				      NULL);
+		err = partition_apply(partition, frame, bytes, TERM, now_ms, false,
+				      &reply, NULL);
 		assert(err == 0);
 	}
 	return thread_ns() - from;
@@ -135,7 +137,7 @@ run(const char *name, enum what what, uint64_t first, uint64_t n_records, uint64
 					 n_records == 0
 						 ? first + done
 						 : first + random_u64() % n_records);
-			frame_finish(&f, 7, 1, ++frame_id);
+			frame_finish(&f, 7, TERM, 1, ++frame_id);
 		}
 		ns += apply(n_frames);
 	}
@@ -148,11 +150,13 @@ round_of(uint64_t n)
 {
 	const uint64_t seed[2] = { 1, 2 };
 	const uint64_t n_ops = PER_FRAME * 40000ull, n_churn = PER_FRAME * 4000ull;
+	const struct core_declaration table = { "bench", (uint16_t)key_bytes, VALUE_BYTES,
+						.format = 1 };
 	struct core_counters count;
 
-	if (partition_new(7, seed, &partition) != 0)
+	if (partition_new(7, 1, seed, &partition) != 0)
 		abort();
-	partition_declare(partition, "bench", (uint16_t)key_bytes, VALUE_BYTES, 1);
+	partition_declare(partition, &table);
 	versions = calloc(n + n_churn + PER_FRAME, sizeof(*versions));
 	printf("%lu records\n", (unsigned long)n);
 	run("make (growing)", INSERT, 0, 0, n);

@@ -11,7 +11,7 @@ import html
 import json
 import os
 
-from measure import BUILD, IDLE_LOAD, OUT, STORES
+from machine import BUILD, IDLE_LOAD, OUT, STORES
 
 os.environ["MPLCONFIGDIR"] = os.path.join(BUILD, "matplotlib")	# Not into the user's home.
 COLOR = {"embedded": "#9aa5b1", "remote": "#2f6db5"}
@@ -24,6 +24,8 @@ TARGETS = (
 	("store: lookups, against MGET", "store_vs_mget", ">=", 10, "x", ""),
 	("store: writes, against MSET", "store_vs_mset", ">=", 10, "x", ""),
 	("store: lookups, against memcached", "store_vs_memcached", ">=", 8, "x", ""),
+	("the same over TCP", "store_tcp_read_mops_100", "", None, "M/s", ""),
+	("lookups of what is not there, against there", "store_miss_vs_hit", ">=", 1, "x", ""),
 	("read of 1 record, median", "store_read1_us_p50", "<=", 8, "us", "6"),
 	("read of 100 records, median", "store_read100_us_p50", "<=", 12, "us", "51"),
 	("firewall, 64 bytes, on the store", "remote_mpps_64", ">=", 14.88, "Mpps", "4.6"),
@@ -48,6 +50,16 @@ TARGETS = (
 	 "<=", 1.02, "x", ""),
 	("store memory of a tracked connection", "bytes_per_connection",
 	 "<=", 128, "bytes", ""),
+	("the same of 10 million", "bytes_per_connection_10m", "<=", 128, "bytes", ""),
+	("restart with 10 million connections", "restart_10m_s", "", None, "s", ""),
+	("full synchronisation of 10 million", "sync_10m_s", "", None, "s", ""),
+	("writes with one replica, commit: 1", "commit1_write_kops", "", None, "k/s", ""),
+	("until a replica has 100 records, median", "commit1_write_us_p50", "", None, "us", ""),
+	("reads beside commit: 1, against commit: 0", "reads_beside_commit_ratio",
+	 "<=", 1.1, "x", ""),
+	("lookups beside 1 M SYNs/s", "flood_reads_mops", "", None, "M/s", ""),
+	("cost of an operation, 8 servers against 1", "shard_cost_ratio_8", "<=", 1.1, "x", ""),
+	("scan of 1 M records: calls over 1 ms", "scan_calls_over_1ms", "<=", 0, "", ""),
 )
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 60rem;
@@ -122,14 +134,6 @@ def draw_sizes(ax, rows):
 	ax.set_xticks(sizes, [str(size) for size in sizes])
 	ax.set(xlabel="packet size in bytes", ylabel="Gbit/s on the line", ylim=(0, None))
 	legend(ax)
-
-
-def draw_store(ax, rows):
-	bars(ax, [dict(row, point=f"{row['keys']} x {row['in_flight']}") for row in rows
-		  if row["in_flight"] in (1, 4)],
-	     "point", "mops", "what", "million keys per second")
-	ax.set_xlabel("keys in a request x requests in flight")
-	ax.set_yscale("log")
 
 
 def draw_memory(ax, rows):

@@ -43,9 +43,14 @@ static int
 open_store(struct bench *b)
 {
 	struct store_table declared[STORE_MAX_TABLES];
-	unsigned int n = pipe_tables(b->settings->nf, declared);
-	struct store_options options = { .url = b->settings->store, .timeout_ms = 5000 };
+	struct pipe_table wanted[STORE_MAX_TABLES];
+	struct store_options options = { .url = b->settings->store, .timeout_ms = 5000,
+					 .n_partitions = b->settings->partitions };
+	unsigned int n;
 	char why[256];
+
+	settings_tables(b->settings, wanted);
+	n = pipe_tables(b->settings->nf, wanted, declared);
 
 	if (store_open(&options, declared, n, &b->store, why, sizeof(why)) != 0)
 		return fail("store", why);

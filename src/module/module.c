@@ -1,259 +1,79 @@
 /*
  * module.c - the server's module: its commands.  A frame comes in, is applied to the
  * partition at a key, and the answers go out; what changed goes to replicas and the
- * append-only file as effects.
+ * append-only file as effects.  docs/protocol.md is the specification.
  *
- *   SNF.OPEN key PROTOCOL [name key_max value_max format]...
- *     Makes the partition at 'key' if there is none and declares tables.  Answers an
- *     array of integers: the generation, then the id of each table.
- *       ERR SNFPROTO ...   this module speaks another protocol
- *       ERR SNFTABLE ...   the table exists with other limits, or is out of range
- *       WRONGTYPE ...      the key holds something else
- *   SNF.OPEN key PROTOCOL GENERATION g [name key_max value_max format]...
- *     The same as replicas and append-only files get it, with all of the tables.
- *     Refused from any other client.
- *   SNF.FRAME key frame
- *     Answers the reply of the frame (frame.h), a string.
- *       SNFSTALE ...       no partition, or another generation: open again
- *       ERR SNFBAD ...     the frame is malformed, or its reply would be too long
- *       SNFREPEAT ...      applied so long ago that the answer is forgotten
- *   SNF.EFFECTS key bytes
- *     Applies effects.  Refused from any client but a primary or a file.
+ *   SNF.OPEN     makes a partition and declares tables               open.c
+ *   SNF.FRAME    applies a frame
+ *   SNF.MARK     marks a point that WAIT covers
+ *   SNF.DUE      waits for leases                                    due.c
+ *   SNF.TABLES   tables and their counters                           show.c
+ *   SNF.SCAN     records, some at a time                             show.c
+ *   SNF.EFFECTS  applies effects: for replicas and files alone
  *
- * All are "write" commands: only a primary executes them, even a frame that reads.
- * None is "deny-oom": while memory is short, groups that put are refused one by one
- * and all others go on.
+ * All but TABLES and SCAN are "write" commands: only a primary executes them, even a
+ * frame that reads.  None is "deny-oom": while memory is short, groups that put are
+ * refused one by one and all others go on.
  */
 #define _GNU_SOURCE
 #include "module/module.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 
 enum {
-	MODULE_VERSION = 1,
-	FRAME_EXPIRE = 1000, /* Records a millisecond: below 0.3 ms. */
+	MODULE_VERSION = 2,
+	/* Records that frames make expire in a millisecond, in all partitions: below
+	 * 0.3 ms. */
+	FRAME_EXPIRE = 1024,
+	FRAME_EXPIRE_LEAST = 16,
+	FRAME_CLOCKS = 64, /* Partitions that are told apart. */
 };
 
 #define SERVER_DEFINE(result, name, arguments) result(*RedisModule_##name) arguments;
 SERVER_CALLS(SERVER_DEFINE)
 #undef SERVER_DEFINE
 
-static const char wrong_type[] =
+const char module_wrong_type[] =
 	"WRONGTYPE Operation against a key holding the wrong kind of value";
-static const char not_for_clients[] =
+const char module_not_for_clients[] =
 	"ERR SNFINTERNAL this form is for replication and append-only files";
 
 /* Grow to the longest frame's and stay. */
 static struct buffer reply, effects;
-static uint64_t expired_ms; /* When a frame last made records expire. */
+/* When a frame last made records of a partition expire, by its generation. */
+static uint64_t expired_ms[FRAME_CLOCKS];
 
-static bool
+bool
 from_primary_or_file(struct RedisModuleCtx *ctx)
 {
 	return (RedisModule_GetContextFlags(ctx) &
 		(SERVER_FROM_MASTER | SERVER_IS_LOADING | SERVER_IS_ASYNC_LOADING)) != 0;
 }
 
-/* --- SNF.OPEN ------------------------------------------------------------------ */
-
-struct opening {
-	uint64_t generation;             /* 0: any, and random for a new one. */
-	struct RedisModuleString **word; /* Four for each table. */
-	unsigned int n_tables;
-	char error[160];
-};
-
-/* Takes the words behind the key apart.  Returns 0, -EINVAL (wrong number of them)
- * or -EPROTO (then 'error' is set). */
-static int
-opening_parse(struct opening *o, struct RedisModuleString **word, int n)
+bool
+word_number(struct RedisModuleString *word, long long min, long long max, long long *out)
 {
-	long long protocol = 0, generation = 0;
-
-	if (RedisModule_StringToLongLong(word[0], &protocol) != SERVER_OK ||
-	    protocol != FRAME_PROTOCOL) {
-		snprintf(o->error, sizeof(o->error),
-			 "ERR SNFPROTO this module speaks %d, not what it was asked for",
-			 FRAME_PROTOCOL);
-		return -EPROTO;
-	}
-	o->word = word + 1;
-	n--;
-	if (n % 4 == 2) {
-		const char *option = RedisModule_StringPtrLen(word[1], NULL);
-
-		if (strcasecmp(option, "GENERATION") != 0)
-			return -EINVAL;
-		if (RedisModule_StringToLongLong(word[2], &generation) != SERVER_OK ||
-		    generation <= 0) {
-			snprintf(o->error, sizeof(o->error), "ERR SNFBAD generation");
-			return -EPROTO;
-		}
-		o->word += 2;
-		n -= 2;
-	}
-	if (n % 4 != 0)
-		return -EINVAL;
-	o->generation = (uint64_t)generation;
-	o->n_tables = (unsigned int)n / 4;
-	if (o->n_tables > CORE_MAX_TABLES) {
-		snprintf(o->error, sizeof(o->error),
-			 "ERR SNFTABLE more than %d tables in one partition",
-			 CORE_MAX_TABLES);
-		return -EPROTO;
-	}
-	return 0;
+	return RedisModule_StringToLongLong(word, out) == SERVER_OK && *out >= min &&
+	       *out <= max;
 }
 
-/* Declares the tables; their ids go to 'id'. */
-static int
-opening_declare(struct opening *o, struct partition *p, int id[CORE_MAX_TABLES])
-{
-	for (unsigned int i = 0; i < o->n_tables; i++) {
-		struct RedisModuleString **word = o->word + 4 * i;
-		long long key_max = 0, value_max = 0, format = 0;
-		size_t bytes;
-		const char *name = RedisModule_StringPtrLen(word[0], &bytes);
-
-		id[i] = -EINVAL;
-		if (strlen(name) == bytes &&
-		    RedisModule_StringToLongLong(word[1], &key_max) == SERVER_OK &&
-		    RedisModule_StringToLongLong(word[2], &value_max) == SERVER_OK &&
-		    RedisModule_StringToLongLong(word[3], &format) == SERVER_OK &&
-		    key_max >= 0 && key_max <= UINT16_MAX && value_max >= 0 &&
-		    value_max <= UINT16_MAX && format >= 0 && format <= UINT8_MAX)
-			id[i] = partition_declare(p, name, (uint16_t)key_max,
-						  (uint16_t)value_max, (uint8_t)format);
-		if (id[i] >= 0)
-			continue;
-		snprintf(o->error, sizeof(o->error), "ERR SNFTABLE %u: %s", i,
-			 id[i] == -EEXIST   ? "exists with other limits"
-			 : id[i] == -ENOSPC ? "no room for another table"
-			 : id[i] == -ENOMEM ? "out of memory"
-					    : "name or limits out of range");
-		return id[i];
-	}
-	return 0;
-}
-
-/* Makes a partition with the tables and puts it at the key. */
-static int
-opening_create(struct opening *o, struct RedisModuleKey *key, struct partition **out,
-	       int id[CORE_MAX_TABLES])
-{
-	uint64_t generation, seed[2];
-	struct partition *p;
-
-	persist_random(&generation, seed);
-	if (o->generation != 0)
-		generation = o->generation;
-	int err = partition_new(generation, seed, &p);
-
-	if (err != 0) {
-		snprintf(o->error, sizeof(o->error), "ERR SNFTABLE out of memory");
-		return err;
-	}
-	err = opening_declare(o, p, id);
-	if (err != 0) {
-		partition_free(p);
-		return err;
-	}
-	persist_set(key, p);
-	*out = p;
-	return 0;
-}
-
-static int
-opening_run(struct opening *o, struct RedisModuleKey *key, struct partition **out,
-	    int id[CORE_MAX_TABLES])
-{
-	struct partition *p = persist_partition(key);
-
-	if (RedisModule_KeyType(key) == SERVER_KEY_EMPTY)
-		return opening_create(o, key, out, id);
-	if (p == NULL) {
-		snprintf(o->error, sizeof(o->error), "%s", wrong_type);
-		return -EINVAL;
-	}
-	if (o->generation != 0 && o->generation != partition_generation(p)) {
-		snprintf(o->error, sizeof(o->error),
-			 "SNFSTALE another generation is here");
-		return -ESTALE;
-	}
-	*out = p;
-	return opening_declare(o, p, id);
-}
-
-static void
-open_replicate(struct RedisModuleCtx *ctx, struct RedisModuleString *name,
-	       const struct partition *p)
-{
-	struct RedisModuleString *word[PERSIST_MAX_WORDS];
-	unsigned int n = persist_words(p, word);
-
-	RedisModule_Replicate(ctx, "SNF.OPEN", "sv", name, word, (size_t)n);
-	persist_words_free(word, n);
-}
-
-static int
-command_open(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int argc)
-{
-	struct opening o = { 0 };
-	struct partition *p = NULL;
-	int id[CORE_MAX_TABLES];
-
-	if (argc < 3)
-		return RedisModule_WrongArity(ctx);
-	int err = opening_parse(&o, argv + 2, argc - 2);
-
-	if (err == -EINVAL)
-		return RedisModule_WrongArity(ctx);
-	if (err != 0)
-		return RedisModule_ReplyWithError(ctx, o.error);
-	if (o.generation != 0 && !from_primary_or_file(ctx))
-		return RedisModule_ReplyWithError(ctx, not_for_clients);
-
-	struct RedisModuleKey *key =
-		RedisModule_OpenKey(ctx, argv[1], SERVER_READ | SERVER_WRITE);
-
-	err = opening_run(&o, key, &p, id);
-	RedisModule_CloseKey(key);
-	if (p != NULL) {
-		size_t bytes;
-		const char *name = RedisModule_StringPtrLen(argv[1], &bytes);
-
-		/* Even if one table was refused: those before it were declared. */
-		open_replicate(ctx, argv[1], p);
-		RedisModule_SignalModifiedKey(ctx, argv[1]);
-		tick_keep(RedisModule_GetSelectedDb(ctx), name, bytes);
-	}
-	if (err != 0)
-		return RedisModule_ReplyWithError(ctx, o.error);
-	RedisModule_ReplyWithArray(ctx, 1 + (long)o.n_tables);
-	RedisModule_ReplyWithLongLong(ctx, (long long)partition_generation(p));
-	for (unsigned int i = 0; i < o.n_tables; i++)
-		RedisModule_ReplyWithLongLong(ctx, id[i]);
-	return SERVER_OK;
-}
-
-/* --- SNF.FRAME ----------------------------------------------------------------- */
-
-static int
-frame_error(struct RedisModuleCtx *ctx, int err)
+int
+reply_error(struct RedisModuleCtx *ctx, int err)
 {
 	static const struct {
 		int err;
 		const char *text;
 	} errors[] = {
-		{ -ESTALE, "SNFSTALE no such partition or generation, open it again" },
+		{ -ESTALE, "SNFSTALE no such partition, generation or term: open again" },
 		{ -EALREADY, "SNFREPEAT the answer to this frame is forgotten" },
 		{ -EBADMSG, "ERR SNFBAD malformed frame" },
 		{ -EMSGSIZE, "ERR SNFBAD the reply would be too long" },
+		{ -EINVAL, "ERR SNFBAD a number is malformed or out of range" },
 		{ -ENOMEM, "ERR SNFNOMEM out of memory" },
+		{ -EROFS, "READONLY You can't write against a read only replica." },
+		{ -ENOTSUP, module_wrong_type },
 	};
 
 	for (unsigned int i = 0; i < sizeof(errors) / sizeof(errors[0]); i++)
@@ -261,6 +81,14 @@ frame_error(struct RedisModuleCtx *ctx, int err)
 			return RedisModule_ReplyWithError(ctx, errors[i].text);
 	return RedisModule_ReplyWithError(ctx, "ERR SNFBAD frame");
 }
+
+int
+reply_absent(struct RedisModuleCtx *ctx, bool empty)
+{
+	return reply_error(ctx, empty ? -ESTALE : -ENOTSUP);
+}
+
+/* --- SNF.FRAME ----------------------------------------------------------------- */
 
 static uint64_t
 groups_of(const struct partition *p)
@@ -285,73 +113,148 @@ frame_replicate(struct RedisModuleCtx *ctx, struct RedisModuleString **argv,
 	RedisModule_SignalModifiedKey(ctx, argv[1]);
 }
 
-static int
-command_frame(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int argc)
+/* The cron alone could not keep up with what expires at full load.  Partitions share
+ * what frames may spend on it; that two of them share a clock now and then only makes
+ * them take turns. */
+static void
+frame_expire(struct partition *p, uint64_t now_ms, bool as_effects)
 {
-	if (argc != 3)
-		return RedisModule_WrongArity(ctx);
+	uint64_t *last = &expired_ms[partition_generation(p) % FRAME_CLOCKS];
+	unsigned int n = tick_n_kept(), max = FRAME_EXPIRE / (n > 0 ? n : 1);
 
-	uint64_t now_us = clock_us(), now_ms = tick_ms(now_us);
-	struct RedisModuleKey *key =
-		RedisModule_OpenKey(ctx, argv[1], SERVER_READ | SERVER_WRITE);
-	struct partition *p = persist_partition(key);
-	bool empty = RedisModule_KeyType(key) == SERVER_KEY_EMPTY;
+	if (*last == now_ms)
+		return;
+	*last = now_ms;
+	partition_expire(p, now_ms, max > FRAME_EXPIRE_LEAST ? max : FRAME_EXPIRE_LEAST,
+			 as_effects ? &effects : NULL);
+}
 
-	RedisModule_CloseKey(key);
-	awake_frame(now_us);
-	if (p == NULL)
-		return empty ? frame_error(ctx, -ESTALE)
-			     : RedisModule_ReplyWithError(ctx, wrong_type);
-
-	bool primary = !tick_is_replica();
-	bool as_effects = primary && tick_has_listeners();
-	uint64_t n_groups = groups_of(p);
+static int
+frame_apply(struct RedisModuleCtx *ctx, struct RedisModuleString **argv,
+	    struct partition *p, uint64_t now_us)
+{
+	uint64_t now_ms = tick_ms(now_us), n_groups = 0;
+	bool as_effects = tick_has_listeners();
 	size_t bytes;
 	const char *frame = RedisModule_StringPtrLen(argv[2], &bytes);
 
+	if (!as_effects)
+		n_groups = groups_of(p);
 	reply.bytes = 0;
 	effects.bytes = 0;
-	if (primary && now_ms != expired_ms) {
-		expired_ms = now_ms;
-		partition_expire(p, now_ms, FRAME_EXPIRE, as_effects ? &effects : NULL);
-	}
-	int err = partition_apply(p, frame, bytes, now_ms,
-				  primary && RedisModule_GetUsedMemoryRatio() >= 1.0f,
-				  &reply, as_effects ? &effects : NULL);
+	frame_expire(p, now_ms, as_effects);
+
+	int err = partition_apply(p, frame, bytes, tick_term(), now_ms,
+				  RedisModule_GetUsedMemoryRatio() >= 1.0f, &reply,
+				  as_effects ? &effects : NULL);
 
 	if (as_effects ? effects.bytes > 0 : groups_of(p) != n_groups)
 		frame_replicate(ctx, argv, as_effects);
+	if (due_n_waiters > 0 && partition_due_tables(p) != 0) {
+		const char *name = RedisModule_StringPtrLen(argv[1], &bytes);
+
+		due_serve(RedisModule_GetSelectedDb(ctx), name, bytes,
+			  partition_due_tables(p));
+	}
+	return err;
+}
+
+static int
+frame_command(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int argc)
+{
+	uint64_t start_ns = clock_ns();
+	bool empty;
+
+	if (argc != 3)
+		return RedisModule_WrongArity(ctx);
+	if (tick_term() == 0)
+		return reply_error(ctx, -EROFS);
+
+	struct partition *p =
+		persist_find(ctx, argv[1], SERVER_READ | SERVER_WRITE, &empty);
+
+	awake_frame(start_ns / 1000);
+	if (p == NULL)
+		return reply_absent(ctx, empty);
+
+	int err = frame_apply(ctx, argv, p, start_ns / 1000);
+
 	if (err != 0)
-		return frame_error(ctx, err);
-	return RedisModule_ReplyWithStringBuffer(ctx, (const char *)reply.data,
-						 reply.bytes);
+		return reply_error(ctx, err);
+	RedisModule_ReplyWithStringBuffer(ctx, (const char *)reply.data, reply.bytes);
+	info_frame(clock_ns() - start_ns);
+	return SERVER_OK;
+}
+
+/* --- SNF.MARK ------------------------------------------------------------------ */
+
+/* WAIT waits for what its own connection last sent to replicas.  (Since Redis 7.2 and
+ * Valkey 8 that is really so; before, for what anybody did.)  So a mark has to send
+ * something: effects of no bytes. */
+static int
+mark_command(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int argc)
+{
+	long long term;
+	bool empty;
+
+	if (argc != 3)
+		return RedisModule_WrongArity(ctx);
+	if (!word_number(argv[2], 1, INT64_MAX, &term))
+		return reply_error(ctx, -EINVAL);
+	if (persist_find(ctx, argv[1], SERVER_READ, &empty) == NULL)
+		return reply_absent(ctx, empty);
+	if ((uint64_t)term != tick_term())
+		return reply_error(ctx, -ESTALE);
+	if (tick_has_listeners())
+		RedisModule_Replicate(ctx, "SNF.EFFECTS", "sbA", argv[1], "", (size_t)0);
+	return RedisModule_ReplyWithLongLong(ctx, tick_n_replicas());
 }
 
 /* --- SNF.EFFECTS --------------------------------------------------------------- */
 
+/* A rewritten append-only file makes a partition from the first piece of its
+ * snapshot. */
 static int
-command_effects(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int argc)
+effects_create(struct RedisModuleCtx *ctx, struct RedisModuleKey *key,
+	       struct RedisModuleString *name, const char *piece, size_t bytes)
+{
+	struct partition *p;
+	int err = persist_take(piece, bytes, &p);
+
+	if (err != 0)
+		return err;
+	persist_set(key, p);
+	const char *text = RedisModule_StringPtrLen(name, &bytes);
+
+	tick_keep(RedisModule_GetSelectedDb(ctx), text, bytes);
+	return 0;
+}
+
+static int
+effects_command(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int argc)
 {
 	if (argc != 3)
 		return RedisModule_WrongArity(ctx);
 	if (!from_primary_or_file(ctx))
-		return RedisModule_ReplyWithError(ctx, not_for_clients);
+		return RedisModule_ReplyWithError(ctx, module_not_for_clients);
 
 	struct RedisModuleKey *key =
 		RedisModule_OpenKey(ctx, argv[1], SERVER_READ | SERVER_WRITE);
 	struct partition *p = persist_partition(key);
 	size_t bytes;
 	const char *what = RedisModule_StringPtrLen(argv[2], &bytes);
-	int err = -ESTALE;
+	int err = -ENOTSUP;
 
-	RedisModule_CloseKey(key);
 	if (p != NULL)
 		err = partition_replay(p, what, bytes, tick_ms(clock_us()));
+	else if (RedisModule_KeyType(key) == SERVER_KEY_EMPTY)
+		err = effects_create(ctx, key, argv[1], what, bytes);
+	RedisModule_CloseKey(key);
 	if (err != 0) {
 		RedisModule_Log(ctx, "warning",
 				"effects not applied (%s): this copy now differs",
 				strerror(-err));
-		return frame_error(ctx, err);
+		return reply_error(ctx, err);
 	}
 	RedisModule_ReplicateVerbatim(ctx);
 	RedisModule_SignalModifiedKey(ctx, argv[1]);
@@ -381,15 +284,20 @@ commands_load(struct RedisModuleCtx *ctx)
 	static const struct {
 		const char *name;
 		server_command *run;
+		const char *flags;
 	} commands[] = {
-		{ "snf.open", command_open },
-		{ "snf.frame", command_frame },
-		{ "snf.effects", command_effects },
+		{ "snf.open", open_command, "write" },
+		{ "snf.frame", frame_command, "write" },
+		{ "snf.mark", mark_command, "write fast" },
+		{ "snf.due", due_command, "write blocking" },
+		{ "snf.tables", tables_command, "readonly" },
+		{ "snf.scan", scan_command, "readonly" },
+		{ "snf.effects", effects_command, "write" },
 	};
 
 	for (unsigned int i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		if (RedisModule_CreateCommand(ctx, commands[i].name, commands[i].run,
-					      "write", 1, 1, 1) != SERVER_OK)
+					      commands[i].flags, 1, 1, 1) != SERVER_OK)
 			return -EEXIST;
 	return 0;
 }
@@ -397,7 +305,14 @@ commands_load(struct RedisModuleCtx *ctx)
 __attribute__((visibility("default"))) int
 RedisModule_OnLoad(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int argc)
 {
+	static int (*const parts[])(struct RedisModuleCtx *) = {
+		persist_load,
+		commands_load,
+		tick_load,
+		info_load,
+	};
 	const char *missing = server_bind(ctx);
+	int err = 0;
 
 	(void)argv;
 	if (missing != NULL) {
@@ -420,13 +335,8 @@ RedisModule_OnLoad(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, 
 		RedisModule_Log(
 			ctx, "warning",
 			"maxmemory-policy may evict whole partitions: set noeviction");
-
-	int err = persist_load(ctx);
-
-	if (err == 0)
-		err = commands_load(ctx);
-	if (err == 0)
-		err = tick_load(ctx);
+	for (unsigned int i = 0; err == 0 && i < sizeof(parts) / sizeof(parts[0]); i++)
+		err = parts[i](ctx);
 	if (err == 0)
 		err = awake_load();
 	if (err != 0)

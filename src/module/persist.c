@@ -2,9 +2,9 @@
  * persist.c - the data type: how a partition gets into and out of an RDB file, a
  * rewritten append-only file, and memory.
  *
- * In an RDB file (and in DUMP) a value of encoding version 1 is a run of strings:
+ * In an RDB file (and in DUMP) a value of encoding version 2 is a run of strings:
  * the pieces of partition_save(), then an empty string.  In an append-only file it
- * is one SNF.OPEN with GENERATION, then SNF.EFFECTS for each further piece.
+ * is an SNF.EFFECTS for each piece, of which the first makes the partition.
  * Idle times are not kept: they start anew.
  *
  * free() may run on the server's background thread (UNLINK, FLUSHALL ASYNC); a
@@ -13,12 +13,11 @@
 #include "module/module.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 
 #define PERSIST_TYPE     "snf-store" /* Nine characters, as the ABI asks for. */
-#define PERSIST_ENCODING 1
+#define PERSIST_ENCODING 2
 
 static struct RedisModuleType *type;
 
@@ -36,57 +35,61 @@ persist_set(struct RedisModuleKey *key, struct partition *p)
 	RedisModule_ModuleTypeSetValue(key, type, p);
 }
 
-void
-persist_random(uint64_t *generation, uint64_t seed[2])
+struct partition *
+persist_find(struct RedisModuleCtx *ctx, struct RedisModuleString *name, int mode,
+	     bool *empty)
 {
-	uint64_t random[3] = { 0 };
+	struct RedisModuleKey *key = RedisModule_OpenKey(ctx, name, mode);
+	struct partition *p = persist_partition(key);
 
+	if (empty != NULL)
+		*empty = RedisModule_KeyType(key) == SERVER_KEY_EMPTY;
+	if (key != NULL)
+		RedisModule_CloseKey(key);
+	return p;
+}
+
+static void
+fill_random(void *to, size_t bytes)
+{
 	/* Cannot fail: the server has long read from the initialised pool. */
-	(void)!getrandom(random, sizeof(random), 0);
-	*generation = (random[0] & INT64_MAX) | 1;
-	seed[0] = random[1];
-	seed[1] = random[2];
+	(void)!getrandom(to, bytes, 0);
 }
 
-static struct RedisModuleString *
-word_number(uint64_t number)
+uint64_t
+persist_random(void)
 {
-	char digits[24];
-	int n = snprintf(digits, sizeof(digits), "%llu", (unsigned long long)number);
+	uint64_t number = 0;
 
-	return RedisModule_CreateString(NULL, digits, (size_t)n);
-}
-
-static struct RedisModuleString *
-word_text(const char *text)
-{
-	return RedisModule_CreateString(NULL, text, strlen(text));
-}
-
-unsigned int
-persist_words(const struct partition *p,
-	      struct RedisModuleString *word[PERSIST_MAX_WORDS])
-{
-	unsigned int n_tables, n = 0;
-	const struct core_table *table = partition_tables(p, &n_tables);
-
-	word[n++] = word_number(FRAME_PROTOCOL);
-	word[n++] = word_text("GENERATION");
-	word[n++] = word_number(partition_generation(p));
-	for (unsigned int i = 0; i < n_tables; i++) {
-		word[n++] = word_text(table[i].name);
-		word[n++] = word_number(table[i].key_max);
-		word[n++] = word_number(table[i].value_max);
-		word[n++] = word_number(table[i].format);
-	}
-	return n;
+	fill_random(&number, sizeof(number));
+	return (number & INT64_MAX) | 1;
 }
 
 void
-persist_words_free(struct RedisModuleString **word, unsigned int n)
+persist_seed(uint64_t seed[2])
 {
-	for (unsigned int i = 0; i < n; i++)
-		RedisModule_FreeString(NULL, word[i]);
+	fill_random(seed, 2 * sizeof(seed[0]));
+}
+
+int
+persist_take(const void *piece, size_t bytes, struct partition **out)
+{
+	uint64_t seed[2] = { 0 };
+	struct partition *p;
+
+	persist_seed(seed);
+
+	int err = partition_load(piece, bytes, seed, &p);
+
+	if (err != 0)
+		return err;
+	/* Clients get it as a signed integer. */
+	if (partition_generation(p) - 1 >= INT64_MAX) {
+		partition_free(p);
+		return -EBADMSG;
+	}
+	*out = p;
+	return 0;
 }
 
 static int
@@ -125,20 +128,14 @@ rdb_piece(struct RedisModuleIO *io, char **piece, size_t *bytes)
 static int
 rdb_head(struct RedisModuleIO *io, struct partition **out)
 {
-	uint64_t seed[2], unused;
 	char *piece;
 	size_t bytes;
 	int err = rdb_piece(io, &piece, &bytes);
 
 	if (err != 0)
 		return err;
-	persist_random(&unused, seed);
-	err = partition_load(piece, bytes, seed, out);
+	err = persist_take(piece, bytes, out);
 	RedisModule_Free(piece);
-	if (err == 0 && partition_generation(*out) - 1 >= INT64_MAX) {
-		partition_free(*out);
-		err = -EBADMSG;
-	}
 	return err;
 }
 
@@ -197,7 +194,6 @@ refuse:
 struct rewrite {
 	struct RedisModuleIO *io;
 	struct RedisModuleString *key;
-	bool has_head;
 };
 
 static int
@@ -205,9 +201,7 @@ aof_emit(void *context, const void *piece, size_t bytes)
 {
 	struct rewrite *r = context;
 
-	if (r->has_head)
-		RedisModule_EmitAOF(r->io, "SNF.EFFECTS", "sb", r->key, piece, bytes);
-	r->has_head = true;
+	RedisModule_EmitAOF(r->io, "SNF.EFFECTS", "sb", r->key, piece, bytes);
 	return RedisModule_IsIOError(r->io) ? -EIO : 0;
 }
 
@@ -215,12 +209,6 @@ static void
 aof_rewrite(struct RedisModuleIO *io, struct RedisModuleString *key, void *value)
 {
 	struct rewrite r = { .io = io, .key = key };
-	struct RedisModuleString *word[PERSIST_MAX_WORDS];
-	unsigned int n = persist_words(value, word);
-
-	RedisModule_EmitAOF(io, "SNF.OPEN", "sv", key, word, (size_t)n);
-	persist_words_free(word, n);
-
 	int err = partition_save(value, aof_emit, &r);
 
 	if (err != 0)

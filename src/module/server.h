@@ -38,6 +38,7 @@ enum {
 	SERVER_FROM_MASTER = 1 << 12,
 	SERVER_IS_LOADING = 1 << 13,
 	SERVER_HAS_CHILD = 1 << 18,
+	SERVER_DENIES_BLOCKING = 1 << 21,
 	SERVER_IS_ASYNC_LOADING = 1 << 23,
 };
 
@@ -48,12 +49,15 @@ enum {
 };
 
 enum {
-	SERVER_READABLE = 1, /* Masks of EventLoopAdd. */
+	SERVER_READABLE = 1,      /* Masks of EventLoopAdd. */
+	SERVER_POSTPONED = -1,    /* A length for ReplyWithArray: it comes later. */
+	SERVER_GENERIC = 1 << 2,  /* Keyspace events: RENAME, MOVE and the like. */
 };
 
 /* Ids of events. */
 enum {
 	SERVER_EVENT_ROLE = 0,
+	SERVER_EVENT_REPLICA = 6,
 	SERVER_EVENT_CRON = 8,
 	SERVER_EVENT_FORK = 13,
 };
@@ -65,6 +69,7 @@ struct RedisModuleIO;
 struct RedisModuleType;
 struct RedisModuleInfoCtx;
 struct RedisModuleServerInfoData;
+struct RedisModuleBlockedClient;
 
 struct RedisModuleEvent {
 	uint64_t id, version;
@@ -94,6 +99,9 @@ typedef int
 server_command(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int argc);
 typedef void server_event(struct RedisModuleCtx *ctx, struct RedisModuleEvent event,
 			  uint64_t subevent, void *data);
+typedef void server_gone(struct RedisModuleCtx *ctx, struct RedisModuleBlockedClient *);
+typedef int server_keyspace(struct RedisModuleCtx *ctx, int type, const char *event,
+			    struct RedisModuleString *key);
 typedef void server_turn(int fd, void *user, int mask);
 typedef void server_info(struct RedisModuleInfoCtx *ctx, int for_crash_report);
 
@@ -118,6 +126,10 @@ typedef void server_info(struct RedisModuleInfoCtx *ctx, int for_crash_report);
 	X(int, InfoAddSection, (struct RedisModuleInfoCtx *, const char *name))          \
 	X(int, InfoAddFieldULongLong,                                                    \
 	  (struct RedisModuleInfoCtx *, const char *field, unsigned long long value))    \
+	X(int, InfoAddFieldCString,                                                      \
+	  (struct RedisModuleInfoCtx *, const char *field, const char *value))           \
+	X(int, SubscribeToKeyspaceEvents,                                                \
+	  (struct RedisModuleCtx *, int types, server_keyspace *))                       \
 	X(int, GetContextFlags, (struct RedisModuleCtx *))                               \
 	X(struct RedisModuleCtx *, GetDetachedThreadSafeContext,                         \
 	  (struct RedisModuleCtx *))                                                     \
@@ -125,6 +137,8 @@ typedef void server_info(struct RedisModuleInfoCtx *ctx, int for_crash_report);
 	  (struct RedisModuleCtx *, const char *section))                                \
 	X(long long, ServerInfoGetFieldSigned,                                           \
 	  (struct RedisModuleServerInfoData *, const char *field, int *error))           \
+	X(const char *, ServerInfoGetFieldC,                                             \
+	  (struct RedisModuleServerInfoData *, const char *field))                       \
 	X(void, FreeServerInfo,                                                          \
 	  (struct RedisModuleCtx *, struct RedisModuleServerInfoData *))                 \
 	X(int, AvoidReplicaTraffic, (void))                                              \
@@ -150,6 +164,7 @@ typedef void server_info(struct RedisModuleInfoCtx *ctx, int for_crash_report);
 	X(int, ReplyWithSimpleString, (struct RedisModuleCtx *, const char *text))       \
 	X(int, ReplyWithLongLong, (struct RedisModuleCtx *, long long))                  \
 	X(int, ReplyWithArray, (struct RedisModuleCtx *, long n))                        \
+	X(void, ReplySetArrayLength, (struct RedisModuleCtx *, long n))                  \
 	X(int, ReplyWithStringBuffer,                                                    \
 	  (struct RedisModuleCtx *, const char *bytes, size_t n))                        \
 	X(int, Replicate,                                                                \
@@ -164,6 +179,13 @@ typedef void server_info(struct RedisModuleInfoCtx *ctx, int for_crash_report);
 	  (struct RedisModuleIO *, const char *command, const char *fmt, ...))           \
 	X(int, GetDbIdFromIO, (struct RedisModuleIO *))                                  \
 	X(const struct RedisModuleString *, GetKeyNameFromIO, (struct RedisModuleIO *))  \
+	X(struct RedisModuleBlockedClient *, BlockClient,                                \
+	  (struct RedisModuleCtx *, server_command *reply, server_command *timeout,      \
+	   void (*free_data)(struct RedisModuleCtx *, void *), long long timeout_ms))    \
+	X(int, UnblockClient, (struct RedisModuleBlockedClient *, void *data))           \
+	X(void, SetDisconnectCallback,                                                   \
+	  (struct RedisModuleBlockedClient *, server_gone *))                      \
+	X(void *, GetBlockedClientPrivateData, (struct RedisModuleCtx *))                \
 	X(int, EventLoopAdd, (int fd, int mask, server_turn *, void *user))              \
 	X(int, EventLoopDel, (int fd, int mask))
 

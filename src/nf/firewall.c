@@ -150,6 +150,14 @@ allowed(const struct nf_run *r, uint32_t *rule)
 	return action == RULE_NONE ? fw->allows[direction] : action == RULE_ALLOW;
 }
 
+/* Whether it is worth less than a connection that was answered, and is still used. */
+static bool
+is_brief(enum state state)
+{
+	return state != ESTABLISHED && state != UDP_STREAM && state != GENERIC &&
+	       state != FIN_WAIT && state != CLOSE_WAIT;
+}
+
 static enum nf_verdict
 save(struct nf_run *r, const struct connection *c)
 {
@@ -157,7 +165,10 @@ save(struct nf_run *r, const struct connection *c)
 
 	if (!nf_checksum_ok(r))
 		return nf_drop(r, NF_DROP_CHECKSUM);
-	connection_write_for(r, nf_connection(r), c, fw->idle_ms[c->state]);
+	if (is_brief(c->state))
+		connection_write_brief(r, nf_connection(r), c, fw->idle_ms[c->state]);
+	else
+		connection_write_for(r, nf_connection(r), c, fw->idle_ms[c->state]);
 	return NF_SEND;
 }
 

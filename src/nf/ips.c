@@ -207,8 +207,10 @@ conclude(struct nf_run *r, const struct hits *hits, struct inspection *next, boo
 	const struct ips *ips = nf_static(r);
 
 	next->blocked |= hits->drop;
-	if (changed || hits->drop)
+	if ((changed || hits->drop) && (next->moved || next->blocked))
 		inspection_write_for(r, nf_connection(r), next, ips->idle_ms);
+	else if (changed)
+		inspection_write_brief(r, nf_connection(r), next, ips->idle_ms);
 	return hits->drop ? nf_drop(r, NF_DROP_SIGNATURE) : NF_SEND;
 }
 
@@ -348,4 +350,5 @@ const struct nf nf_ips = {
 	.fini = ips_fini,
 	.packet = ips_packet,
 	.passes_non_ip = true,
+	.may_pass_unseen = true,
 };

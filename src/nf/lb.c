@@ -4,12 +4,15 @@
  * A SYN to the virtual address picks the backend with the fewest open connections,
  * counts itself there, and remembers the choice; later packets of the connection
  * read that choice, and answers leave with the virtual address as their source.  The
- * first FIN or RST takes the connection off the count again.
+ * first FIN or RST takes the connection off the count again, and so does its expiry if
+ * it just goes silent.
  *
- * The counts of all backends are one record that all instances share: two SYNs at
- * the same moment never see the same counts.  Its slots carry the backends' addresses,
- * so that instances with different lists of backends do not misread each other.
- * A connection that just goes silent stays in the count.
+ * The counts of all backends are one record (in each partition of the store) that all
+ * instances share and add to: they are exact, and nobody waits for anybody.  What a SYN
+ * chooses by is as old as its read.  The slots carry the backends' addresses, so that
+ * instances with different lists of backends do not misread each other; and a count
+ * carries a tag of its backend above, so that an add to a slot that has become another
+ * backend's leaves its bounds, and the run looks again.
  *
  * What is neither for the virtual address nor from a backend passes unchanged.
  */
@@ -23,11 +26,16 @@ enum {
 
 struct slot {
 	struct endpoint backend;
-	uint32_t n_open;
+	uint32_t zero;
+	int64_t tagged;				/* The tag, shifted, and the count. */
 };
 
-struct pool {					/* Key: the virtual address. */
-	uint32_t n_slots, zero;
+struct pool_key {
+	struct endpoint address;		/* The virtual one. */
+	uint32_t partition;
+};
+
+struct pool {					/* Only as long as it is. */
 	struct slot slot[MAX_BACKENDS];
 };
 
@@ -36,8 +44,14 @@ struct client {					/* Key: the flow from the client. */
 	uint32_t closed;			/* No longer in the count. */
 };
 
-NF_TABLE(pool, struct endpoint, struct pool)
-NF_TABLE(client, struct flow, struct client, .idle_ms = 7440 * 1000)
+static_assert(sizeof(struct slot) == 32, "no padding");
+
+static void client_expired(struct nf_run *r, const void *key, const void *value);
+static uint32_t pool_spread(const void *key, unsigned int key_bytes);
+
+NF_TABLE(pool, struct pool_key, struct pool, .format = 2, .spread = pool_spread)
+NF_TABLE(client, struct flow, struct client, .idle_ms = 7440 * 1000,
+	 .expired = client_expired)
 
 struct lb_options {
 	struct endpoint address;
@@ -104,68 +118,173 @@ lb_init(const void *from, void **state)
 	return 0;
 }
 
-static struct slot *
-pool_find(struct pool *pool, const struct endpoint *backend)
+/* --- counts ------------------------------------------------------------------- */
+
+enum {
+	COUNT_BITS = 32,
+};
+
+static uint32_t
+pool_spread(const void *key, unsigned int key_bytes)
 {
-	for (uint32_t i = 0; i < pool->n_slots; i++)
-		if (same_endpoint(&pool->slot[i].backend, backend))
-			return &pool->slot[i];
-	return NULL;
+	(void)key_bytes;
+	return ((const struct pool_key *)key)->partition;
 }
 
-/* The backend's slot, made if there is none yet: of a backend that no longer has
- * connections if the pool is full. */
-static struct slot *
-pool_slot(struct pool *pool, const struct endpoint *backend)
+/* The count of this backend if there are no connections. */
+static int64_t
+tag(const struct endpoint *backend)
 {
-	struct slot *slot = pool_find(pool, backend);
-
-	if (slot != NULL)
-		return slot;
-	if (pool->n_slots < MAX_BACKENDS)
-		slot = &pool->slot[pool->n_slots++];
-	for (uint32_t i = 0; slot == NULL && i < pool->n_slots; i++)
-		if (pool->slot[i].n_open == 0)
-			slot = &pool->slot[i];
-	if (slot != NULL)
-		*slot = (struct slot){ .backend = *backend };
-	return slot;
+	return (int64_t)((uint64_t)(nf_spread(backend, sizeof(*backend)) >> 1 | 1)
+			 << COUNT_BITS);
 }
 
-static struct slot *
-least_loaded(const struct lb *lb, struct pool *pool)
+static int64_t
+n_open(const struct slot *slot)
 {
-	struct slot *least = NULL;
+	return slot->tagged - tag(&slot->backend);
+}
+
+/* The counts for a client's flow: those in the partition of its record, which is written
+ * with them. */
+static void
+pool_key_make(const struct nf_run *r, const struct flow *client, struct pool_key *key)
+{
+	flow_destination(client, &key->address);
+	key->partition = client_partition(r, client);
+}
+
+/* NULL: there is none; 'n' is set to the number of slots. */
+static const struct slot *
+pool_slots(struct nf_run *r, const struct pool_key *key, enum nf_ask how, unsigned int *n)
+{
+	unsigned int bytes = 0;
+	const void *v = nf_table_read(r, &pool_table, key, sizeof(*key), how, &bytes);
+
+	*n = v != NULL ? bytes / sizeof(struct slot) : 0;
+	return nf_table_sized(r, v, bytes, *n * (unsigned int)sizeof(struct slot));
+}
+
+static unsigned int
+slot_find(const struct slot *slot, unsigned int n, const struct endpoint *backend)
+{
+	unsigned int i = 0;
+
+	while (i < n && !same_endpoint(&slot[i].backend, backend))
+		i++;
+	return i;
+}
+
+/* Adds to the count in a slot, if it still is this backend's. */
+static void
+count(struct nf_run *r, const struct pool_key *key, const struct slot *slot,
+      unsigned int at, int delta)
+{
+	int64_t none = tag(&slot[at].backend);
+	unsigned int offset = at * sizeof(struct slot) + offsetof(struct slot, tagged);
+
+	pool_add(r, key, offset, delta, none, none + UINT32_MAX);
+}
+
+/* Takes a connection off the count of its backend. */
+static void
+count_off(struct nf_run *r, const struct pool_key *key, const struct slot *slot,
+	  unsigned int n, const struct endpoint *backend)
+{
+	unsigned int at = slot_find(slot, n, backend);
+
+	if (at < n && n_open(&slot[at]) > 0)
+		count(r, key, slot, at, -1);
+}
+
+/* The pool with slots for the backends that have none: those of backends that no longer
+ * have connections if all are used.  What is there is read again, for this is written
+ * whole, and nobody's add may get lost.  Returns how many there are. */
+static unsigned int
+pool_extend(struct nf_run *r, const struct pool_key *key, struct pool *next)
+{
+	const struct lb *lb = nf_static(r);
+	unsigned int n;
+	const struct slot *slot = pool_slots(r, key, NF_READ, &n);
+
+	if (nf_pending(r))
+		return 0;
+	if (n > 0)
+		memcpy(next->slot, slot, n * sizeof(*slot));
+	for (unsigned int i = 0; i < lb->n_backends; i++) {
+		const struct endpoint *backend = &lb->backend[i];
+		unsigned int to = n;
+
+		if (slot_find(next->slot, n, backend) < n)
+			continue;
+		for (unsigned int k = 0; n == MAX_BACKENDS && k < n; k++)
+			if (n_open(&next->slot[k]) == 0)
+				to = k;
+		if (to == MAX_BACKENDS)
+			continue;
+		n += to == n;
+		next->slot[to] = (struct slot){ .backend = *backend,
+						.tagged = tag(backend) };
+	}
+	return n;
+}
+
+/* Which of this instance's backends has the fewest; 'n': none has a slot. */
+static unsigned int
+least_loaded(const struct lb *lb, const struct slot *slot, unsigned int n)
+{
+	unsigned int least = n;
 
 	for (unsigned int i = 0; i < lb->n_backends; i++) {
-		struct slot *slot = pool_slot(pool, &lb->backend[i]);
+		unsigned int at = slot_find(slot, n, &lb->backend[i]);
 
-		if (slot != NULL && (least == NULL || slot->n_open < least->n_open))
-			least = slot;
+		if (at < n && (least == n || n_open(&slot[at]) < n_open(&slot[least])))
+			least = at;
 	}
 	return least;
 }
 
+static bool
+all_have_slots(const struct lb *lb, const struct slot *slot, unsigned int n)
+{
+	for (unsigned int i = 0; i < lb->n_backends; i++)
+		if (slot_find(slot, n, &lb->backend[i]) == n)
+			return false;
+	return true;
+}
+
+/* --- connections -------------------------------------------------------------- */
+
 static enum nf_verdict
-lb_open(struct nf_run *r, const struct pool *pool)
+lb_open(struct nf_run *r, const struct pool_key *key, const struct slot *slot,
+	unsigned int n)
 {
 	const struct lb *lb = nf_static(r);
-	struct pool next = { 0 };
+	bool complete = all_have_slots(lb, slot, n);
+	struct pool next;
+	unsigned int to;
 
-	if (pool != NULL)
-		next = *pool;
-
-	struct slot *slot = least_loaded(lb, &next);
-
-	if (slot == NULL)
+	if (!complete) {
+		n = pool_extend(r, key, &next);
+		if (nf_pending(r))
+			return NF_WAIT;
+		slot = next.slot;
+	}
+	to = least_loaded(lb, slot, n);
+	if (to == n)
 		return nf_drop(r, NF_DROP_BACKEND);
 	if (!nf_checksum_ok(r))
 		return nf_drop(r, NF_DROP_CHECKSUM);
 
-	struct client client = { .backend = slot->backend };
+	struct client client = { .backend = slot[to].backend };
 
-	slot->n_open++;
-	pool_write(r, &lb->address, &next);
+	if (complete) {
+		count(r, key, slot, to, 1);
+	} else {
+		next.slot[to].tagged++;
+		nf_table_write(r, &pool_table, key, sizeof(*key), next.slot,
+			       n * (unsigned int)sizeof(struct slot), NF_KEPT, 0);
+	}
 	client_write_for(r, nf_flow(r), &client, lb->idle_ms);
 	nf_set_dst(r, &client.backend);
 	return NF_SEND;
@@ -173,50 +292,87 @@ lb_open(struct nf_run *r, const struct pool *pool)
 
 /* Takes the connection off the count. */
 static bool
-lb_close(struct nf_run *r, const struct flow *key, const struct client *client,
-	 const struct pool *pool)
+lb_close(struct nf_run *r, const struct flow *flow, const struct client *client,
+	 const struct pool_key *key, const struct slot *slot, unsigned int n)
 {
 	const struct lb *lb = nf_static(r);
 	struct client closed = { client->backend, .closed = 1 };
 
 	if (!nf_checksum_ok(r))
 		return false;
-	if (pool != NULL) {
-		struct pool next = *pool;
-		struct slot *slot = pool_find(&next, &client->backend);
-
-		if (slot != NULL && slot->n_open > 0) {
-			slot->n_open--;
-			pool_write(r, &lb->address, &next);
-		}
-	}
-	client_write_for(r, key, &closed, lb->closed_ms);
+	count_off(r, key, slot, n, &client->backend);
+	client_write_for(r, flow, &closed, lb->closed_ms);
 	return true;
 }
 
-/* A packet of the connection 'key' names, in either direction. */
+/* A connection went silent. */
+static void
+client_expired(struct nf_run *r, const void *from, const void *value)
+{
+	const struct client *client = value;
+	const struct slot *slot;
+	struct pool_key key;
+	unsigned int n;
+
+	if (client->closed)
+		return;
+	pool_key_make(r, from, &key);
+	slot = pool_slots(r, &key, NF_GLANCE, &n);
+	if (!nf_pending(r))
+		count_off(r, &key, slot, n, &client->backend);
+}
+
+/* Sends a packet of a connection to its other end. */
 static enum nf_verdict
-lb_connection(struct nf_run *r, const struct flow *key, bool from_backend)
+forward(struct nf_run *r, const struct client *client, bool from_backend)
 {
 	const struct lb *lb = nf_static(r);
-	bool closes = (nf_packet(r)->tcp_flags & (TCP_FIN | TCP_RST)) != 0;
-	bool opens = nf_is_syn(r) && !from_backend;
-	const struct client *client = client_read(r, key);
-	const struct pool *pool = opens || closes ? pool_read(r, &lb->address) : NULL;
 
-	if (nf_pending(r))
-		return NF_WAIT;
-	if (opens && (client == NULL || client->closed))
-		return lb_open(r, pool);
-	if (client == NULL)
-		return nf_drop(r, NF_DROP_STATE);
-	if (closes && !client->closed && !lb_close(r, key, client, pool))
-		return nf_drop(r, NF_DROP_CHECKSUM);
 	if (from_backend)
 		nf_set_src(r, &lb->address);
 	else
 		nf_set_dst(r, &client->backend);
 	return NF_SEND;
+}
+
+/* A packet that may open or close the connection 'flow' names. */
+static enum nf_verdict
+lb_change(struct nf_run *r, const struct flow *flow, bool from_backend)
+{
+	bool opens = nf_is_syn(r) && !from_backend;
+	const struct client *client = client_read(r, flow);
+	const struct slot *slot;
+	struct pool_key key;
+	unsigned int n;
+
+	pool_key_make(r, flow, &key);
+	slot = pool_slots(r, &key, NF_GLANCE, &n);
+	if (nf_pending(r))
+		return NF_WAIT;
+	if (opens && (client == NULL || client->closed))
+		return lb_open(r, &key, slot, n);
+	if (client == NULL)
+		return nf_drop(r, NF_DROP_STATE);
+	if (!opens && !client->closed && !lb_close(r, flow, client, &key, slot, n))
+		return nf_drop(r, NF_DROP_CHECKSUM);
+	return forward(r, client, from_backend);
+}
+
+/* A packet of the connection 'flow' names, in either direction. */
+static enum nf_verdict
+lb_connection(struct nf_run *r, const struct flow *flow, bool from_backend)
+{
+	uint8_t flags = nf_packet(r)->tcp_flags;
+	const struct client *client;
+
+	if ((flags & (TCP_FIN | TCP_RST)) != 0 || (nf_is_syn(r) && !from_backend))
+		return lb_change(r, flow, from_backend);
+	client = client_read(r, flow);
+	if (nf_pending(r))
+		return NF_WAIT;
+	if (client == NULL)
+		return nf_drop(r, NF_DROP_STATE);
+	return forward(r, client, from_backend);
 }
 
 static bool

@@ -3,15 +3,22 @@
  *
  * The first packet of a flow from inside takes an outside address and port; two
  * records remember it, one under the flow as it is seen inside, one under the flow
- * of its answers.  Both are written in one group, and only if the port was still
- * free, so that two instances never give the same port to two flows.  An outside
- * port may serve several flows if their remote endpoints differ (RFC 4787 calls this
- * address and port dependent).
+ * of its answers.  Both are written in one group with the taking of the port, so that
+ * two instances never give the same port to two flows.
  *
- * Only packets from inside keep a mapping alive (RFC 4787, REQ-6): they refresh both
- * records, in the order forward, reverse, so that the reverse one, which is what
- * keeps the port taken, is never the first to go.  An inside host keeps its outside
- * address.
+ * Free ports are the members of ranges in the store, one for each outside address,
+ * protocol and bucket of remote endpoints: an outside port may serve several flows if
+ * their remote endpoints are in different buckets (RFC 4787 calls that address and port
+ * dependent).  One is found as long as any is free.  A port that is given back rests for
+ * QUARANTINE_MS, so that nobody gets what was on its way to somebody else.
+ *
+ * Only packets from inside keep a mapping alive (RFC 4787, REQ-6): they touch the first
+ * record, and when its time has passed the runtime calls mapping_expired(), which deletes
+ * the other one and gives the port back, all at once.  So one never is there without the
+ * other.  An inside host keeps its outside address.
+ *
+ * In a store of several partitions, the records of an inside endpoint lie in one of them,
+ * and so do those of an outside port: an inside endpoint gets ports of its partition.
  *
  * ICMP errors, fragments other than the first, and hairpins are dropped.
  */
@@ -21,7 +28,8 @@
 
 enum {
 	MAX_ADDRESSES = 256,
-	MAX_CANDIDATES = NF_MAX_READS - 2,	/* Ports that one run tries. */
+	BUCKETS = 256,				/* 8 KiB each, where ports are taken. */
+	QUARANTINE_MS = 120 * 1000,		/* RFC 6888, REQ-8. */
 };
 
 enum mapping_state {
@@ -33,12 +41,35 @@ enum mapping_state {
 /* Key: the flow from inside, and the flow of its answers. */
 struct mapping {
 	struct endpoint to;			/* What source or destination becomes. */
-	uint8_t state;				/* enum mapping_state, alike in both. */
+	uint8_t state;				/* enum mapping_state, alike in both... */
+	uint8_t zero;
+	uint16_t first_port;			/* ...as this is: of the range. */
+};
+
+static_assert(sizeof(struct mapping) == 24, "no padding");
+
+/* The free ports of an outside address, from the first one that is in the partition; the
+ * next member is n_partitions ports further.  Instances that have another first port in
+ * their files have other ranges, which do not keep them from each other's ports: that no
+ * one is given twice, the reverse record sees to. */
+struct ports_key {
+	rte_be32_t address;
+	uint16_t first_port;
+	uint8_t protocol, bucket, partition;
 	uint8_t zero[3];
 };
 
-NF_TABLE(forward, struct flow, struct mapping, .idle_ms = 300 * 1000)
-NF_TABLE(reverse, struct flow, struct mapping, .idle_ms = 300 * 1000)
+static_assert(sizeof(struct ports_key) == 12, "no padding");
+
+static void mapping_expired(struct nf_run *r, const void *key, const void *value);
+static uint32_t inside_spread(const void *key, unsigned int key_bytes);
+static uint32_t outside_spread(const void *key, unsigned int key_bytes);
+static uint32_t ports_spread(const void *key, unsigned int key_bytes);
+
+NF_TABLE(forward, struct flow, struct mapping, .idle_ms = 300 * 1000, .format = 2,
+	 .expired = mapping_expired, .spread = inside_spread)
+NF_TABLE(reverse, struct flow, struct mapping, .format = 2, .spread = outside_spread)
+NF_RANGE(ports, struct ports_key, .spread = ports_spread)
 
 struct nat_options {
 	struct config_list addresses;		/* struct endpoint */
@@ -171,21 +202,108 @@ next_state(const struct nf_run *r, enum mapping_state state)
 	return state == OPENING ? OPEN : state;
 }
 
-/* Writes both records.  False if the packet is not fit to. */
+/* A flow and its translation. */
+struct session {
+	struct flow out, answers;
+	struct endpoint inside, outside;
+	uint16_t first_port;
+};
+
+/* Writes both records, of a new mapping or one that is there.  False if the packet is not
+ * fit to. */
 static bool
-save(struct nf_run *r, const struct flow *out, const struct flow *answers,
-     const struct endpoint *inside, const struct endpoint *outside,
-     enum mapping_state state)
+save(struct nf_run *r, const struct session *s, enum mapping_state state, bool is_new)
 {
-	struct mapping there = { .to = *outside, .state = (uint8_t)state };
-	struct mapping back = { .to = *inside, .state = (uint8_t)state };
-	uint32_t idle_ms = idle_of(r, state);
+	struct mapping there = { s->outside, (uint8_t)state, 0, s->first_port };
+	struct mapping back = { s->inside, (uint8_t)state, 0, s->first_port };
 
 	if (!nf_checksum_ok(r))
 		return false;
-	forward_write_for(r, out, &there, idle_ms);
-	reverse_write_for(r, answers, &back, idle_ms);
+	forward_write_for(r, &s->out, &there, idle_of(r, state));
+	if (is_new)
+		reverse_insert(r, &s->answers, &back, 0);
+	else
+		reverse_write(r, &s->answers, &back);
 	return true;
+}
+
+/* --- ports -------------------------------------------------------------------- */
+
+static uint32_t
+inside_spread(const void *key, unsigned int key_bytes)
+{
+	const struct flow *out = key;
+	uint64_t inside = (uint64_t)out->ip4.src << 16 | out->src_port;
+
+	(void)key_bytes;
+	return nf_spread(&inside, sizeof(inside));
+}
+
+/* Neighbouring ports lie in neighbouring partitions. */
+static uint32_t
+outside_spread(const void *key, unsigned int key_bytes)
+{
+	(void)key_bytes;
+	return rte_be_to_cpu_16(((const struct flow *)key)->dst_port);
+}
+
+static uint32_t
+ports_spread(const void *key, unsigned int key_bytes)
+{
+	(void)key_bytes;
+	return ((const struct ports_key *)key)->partition;
+}
+
+/* The range that a flow's port is of. */
+static void
+ports_key_make(const struct nf_run *r, const struct flow *out, rte_be32_t address,
+	       uint16_t first_port, struct ports_key *key)
+{
+	uint64_t remote = (uint64_t)out->ip4.dst << 16;
+
+	/* Of a query, what looks like the remote port is the host's own identifier. */
+	if (out->protocol != PROTO_ICMP)
+		remote |= out->dst_port;
+	*key = (struct ports_key){
+		.address = address, .first_port = first_port, .protocol = out->protocol,
+		.bucket = (uint8_t)(nf_spread(&remote, sizeof(remote)) % BUCKETS),
+		.partition = (uint8_t)forward_partition(r, out),
+	};
+}
+
+/* Member 0 of a range. */
+static unsigned int
+lowest_port(const struct nf_run *r, const struct ports_key *key)
+{
+	unsigned int n = nf_partitions(r);
+
+	return key->first_port + (key->partition + n - key->first_port % n) % n;
+}
+
+static unsigned int
+members_of(const struct nf_run *r, const struct ports_key *key)
+{
+	const struct nat *nat = nf_static(r);
+	unsigned int end = nat->first_port + nat->n_ports, low = lowest_port(r, key);
+
+	return low < end ? (end - low + nf_partitions(r) - 1) / nf_partitions(r) : 0;
+}
+
+/* A mapping's time has passed. */
+static void
+mapping_expired(struct nf_run *r, const void *from, const void *value)
+{
+	const struct mapping *there = value;
+	const struct flow *out = from;
+	struct ports_key key;
+	struct flow answers;
+	unsigned int port = rte_be_to_cpu_16(there->to.port);
+
+	answers_to(out, &there->to, &answers);
+	reverse_delete(r, &answers);
+	ports_key_make(r, out, there->to.ip4, there->first_port, &key);
+	ports_give(r, &key, (port - lowest_port(r, &key)) / nf_partitions(r),
+		   QUARANTINE_MS);
 }
 
 /* --- from inside -------------------------------------------------------------- */
@@ -208,84 +326,57 @@ is_outside(const struct nat *nat, rte_be32_t ip)
 	return false;
 }
 
-/* Candidate 'i' of this run: in the whole range, from a random one on. */
-static rte_be16_t
-candidate_port(const struct nf_run *r, const struct nat *nat, unsigned int i)
-{
-	uint64_t random = nf_random(r);
-	uint32_t first = (uint32_t)random % nat->n_ports;
-	uint32_t room = nat->n_ports / MAX_CANDIDATES;
-	uint32_t step = room > 1 ? 1 + (uint32_t)(random >> 32) % room : 1;
-
-	return rte_cpu_to_be_16((uint16_t)(nat->first_port +
-					   (first + i * step) % nat->n_ports));
-}
-
-/* A new mapping: the first candidate whose answers are nobody else's. */
+/* A new mapping. */
 static enum nf_verdict
 nat_open(struct nf_run *r)
 {
 	const struct nat *nat = nf_static(r);
-	const struct flow *out = nf_flow(r);
-	struct endpoint inside, outside = *address_of(nat, out->ip4.src);
-	struct flow answers[MAX_CANDIDATES];
-	unsigned int n = nat->n_ports < MAX_CANDIDATES ? nat->n_ports : MAX_CANDIDATES;
-	unsigned int first = n;
+	struct session s = { .outside = *address_of(nat, nf_flow(r)->ip4.src),
+			     .out = *nf_flow(r), .first_port = nat->first_port };
+	struct ports_key key;
+	unsigned int n;
+	uint32_t member;
 
-	if (is_outside(nat, out->ip4.dst))
+	if (is_outside(nat, s.out.ip4.dst))
 		return nf_drop(r, NF_DROP_POLICY);
-	for (unsigned int i = n; i-- > 0;) {
-		outside.port = candidate_port(r, nat, i);
-		answers_to(out, &outside, &answers[i]);
-		if (reverse_peek(r, &answers[i]) == NULL)
-			first = i;
-	}
-	if (nf_pending(r))
-		return NF_WAIT;
-	if (first == n)
-		return nf_drop(r, NF_DROP_PORTS);
-	outside.port = candidate_port(r, nat, first);
-	flow_source(out, &inside);
-	if (!save(r, out, &answers[first], &inside, &outside, next_state(r, OPENING)))
+	ports_key_make(r, &s.out, s.outside.ip4, s.first_port, &key);
+	n = members_of(r, &key);
+	if (n == 0 || !ports_pick(r, &key, n, &member))
+		return nf_pending(r) ? NF_WAIT : nf_drop(r, NF_DROP_PORTS);
+	s.outside.port = rte_cpu_to_be_16((uint16_t)(lowest_port(r, &key) +
+						     member * nf_partitions(r)));
+	answers_to(&s.out, &s.outside, &s.answers);
+	flow_source(&s.out, &s.inside);
+	if (!save(r, &s, next_state(r, OPENING), true))
 		return nf_drop(r, NF_DROP_CHECKSUM);
-	nf_set_src(r, &outside);
+	ports_take(r, &key, n, member);
+	nf_set_src(r, &s.outside);
 	return NF_SEND;
-}
-
-static enum nf_verdict
-nat_unmapped(struct nf_run *r)
-{
-	return nf_is_tcp(r) && !nf_is_syn(r) ? nf_drop(r, NF_DROP_STATE) : nat_open(r);
 }
 
 static enum nf_verdict
 nat_outbound(struct nf_run *r)
 {
-	const struct flow *out = nf_flow(r);
-	const struct mapping *there = forward_read(r, out);
-	struct endpoint inside;
-	struct flow answers;
+	const struct mapping *there = forward_read(r, nf_flow(r));
 
-	if (nf_pending(r))
+	/* A SYN will need a port, most likely: it asks for one in the same trip. */
+	if (nf_pending(r) && !nf_is_syn(r))
 		return NF_WAIT;
 	if (there == NULL)
-		return nat_unmapped(r);
-	answers_to(out, &there->to, &answers);
-
-	const struct mapping *back = reverse_read(r, &answers);
-
-	if (nf_pending(r))
-		return NF_WAIT;
-	flow_source(out, &inside);
-	/* An instance that died between the two refreshes leaves half a mapping. */
-	if (back == NULL || memcmp(&back->to, &inside, sizeof(inside)) != 0)
-		return nat_unmapped(r);
+		return nf_is_tcp(r) && !nf_is_syn(r) ? nf_drop(r, NF_DROP_STATE)
+						     : nat_open(r);
 
 	enum mapping_state state = next_state(r, there->state);
 
-	if (state != there->state &&
-	    !save(r, out, &answers, &inside, &there->to, state))
-		return nf_drop(r, NF_DROP_CHECKSUM);
+	if (state != there->state) {
+		struct session s = { .outside = there->to, .out = *nf_flow(r),
+				     .first_port = there->first_port };
+
+		answers_to(&s.out, &s.outside, &s.answers);
+		flow_source(&s.out, &s.inside);
+		if (!save(r, &s, state, false))
+			return nf_drop(r, NF_DROP_CHECKSUM);
+	}
 	nf_set_src(r, &there->to);
 	return NF_SEND;
 }
@@ -297,8 +388,6 @@ nat_inbound(struct nf_run *r)
 {
 	const struct flow *in = nf_flow(r);
 	const struct mapping *back = reverse_peek(r, in);
-	struct endpoint outside;
-	struct flow out;
 
 	if (nf_pending(r))
 		return NF_WAIT;
@@ -308,9 +397,12 @@ nat_inbound(struct nf_run *r)
 	enum mapping_state state = next_state(r, back->state);
 
 	if (state != back->state) {
-		answered_by(in, &back->to, &out);
-		flow_destination(in, &outside);
-		if (!save(r, &out, in, &back->to, &outside, state))
+		struct session s = { .inside = back->to, .answers = *in,
+				     .first_port = back->first_port };
+
+		answered_by(in, &s.inside, &s.out);
+		flow_destination(in, &s.outside);
+		if (!save(r, &s, state, false))
 			return nf_drop(r, NF_DROP_CHECKSUM);
 	}
 	nf_set_dst(r, &back->to);

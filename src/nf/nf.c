@@ -3,7 +3,7 @@
  *
  * nf_list.h is made by meson from the list of functions in meson.build.  Tables
  * register themselves: NF_TABLE puts a pointer to each into the linker's section
- * "nf_tables", and its owner is the file it stands in.
+ * "nf_all_tables", and its owner is the file it stands in.
  */
 #include "nf/nf.h"
 
@@ -20,8 +20,8 @@ static const struct nf *const functions[] = {
 };
 
 /* Made by the linker: the bounds of the section. */
-extern struct nf_table *const __start_nf_tables[];
-extern struct nf_table *const __stop_nf_tables[];
+extern struct nf_table *const __start_nf_all_tables[];
+extern struct nf_table *const __stop_nf_all_tables[];
 
 const struct nf *
 nf_find(const char *name)
@@ -54,11 +54,46 @@ nf_tables(const struct nf *nf, unsigned int first, struct nf_table **tables,
 {
 	unsigned int n = 0;
 
-	for (struct nf_table *const *t = __start_nf_tables; t < __stop_nf_tables; t++) {
+	for (struct nf_table *const *t = __start_nf_all_tables;
+	     t < __stop_nf_all_tables; t++) {
 		if (!owned_by(*t, nf) || n == max)
 			continue;
 		(*t)->index = (uint8_t)(first + n);
 		tables[n++] = *t;
 	}
 	return n;
+}
+
+static uint64_t
+multiply_and_fold(uint64_t h)
+{
+	h *= 0x9e3779b97f4a7c15u;
+	return h ^ h >> 32;
+}
+
+uint32_t
+nf_spread(const void *key, unsigned int key_bytes)
+{
+	const uint8_t *at = key;
+	uint64_t word, h = 0;
+
+	for (unsigned int i = 0; i < key_bytes; i += 8) {
+		unsigned int n = key_bytes - i < 8 ? key_bytes - i : 8;
+
+		word = 0;
+		memcpy(&word, at + i, n);
+		h = multiply_and_fold(h ^ word);
+	}
+	/* Once more, or the highest bits of the last word would not reach the lowest. */
+	return (uint32_t)multiply_and_fold(h);
+}
+
+uint32_t
+nf_spread_connection(const void *key, unsigned int key_bytes)
+{
+	struct flow connection;
+
+	(void)key_bytes;
+	flow_canonical(key, &connection);
+	return nf_spread(&connection, flow_bytes(&connection));
 }

@@ -8,7 +8,8 @@
  *     and the handler is called again from the top.  So: read, ask nf_pending(),
  *     then decide.
  *   - The writes of a run happen together or not at all, and only if every value
- *     that it read is still current; if not, it is run again.
+ *     that it read is still current; if not, it is run again.  They all lie in one
+ *     partition.
  *   - The packet leaves after its writes are acknowledged, in order within its
  *     flow.
  *   - A value read lives until the run ends, and is the one before the run's own
@@ -31,10 +32,12 @@
 #include "net/packet.h"
 
 enum {
-	NF_MAX_READS = 10,			/* In one run. */
-	NF_MAX_WRITES = 6,			/* In one run, deletes included. */
+	NF_MAX_READS = 14,			/* In one run. */
+	NF_MAX_WRITES = 12,			/* In one run, deletes and all. */
+	NF_MAX_TOUCHES = 4,			/* In one run. */
 	NF_MAX_VALUE_BYTES = 2048,
 	NF_MAX_KEY_BYTES = 64,
+	NF_MAX_MEMBERS = 65536,			/* Of a range. */
 };
 
 enum nf_verdict {
@@ -61,10 +64,11 @@ enum nf_side {
 	X(BACKEND, "backend", "no backend to send it to")                        \
 	X(PORTS, "ports", "no free outside port was found")                      \
 	X(SIGNATURE, "signature", "a signature says drop")                       \
-	X(LIMIT, "limit", "more is buffered for its flow than allowed")          \
+	X(LIMIT, "limit", "more is buffered, or counted, than is allowed")       \
 	X(CONFLICT, "conflict", "still in conflict after 8 runs")                \
 	X(STORE_LOST, "store_lost", "the store did not answer in time")          \
-	X(STORE_REFUSED, "store_refused", "the store refused the write")         \
+	X(STORE_REFUSED, "store_refused", "the store is out of memory")          \
+	X(STORE_FULL, "store_full", "the table is at its limit")                 \
 	X(FORMAT, "format", "its record was written by another version")         \
 	X(BUFFERS, "buffers", "no packet buffer was free")                       \
 	X(TRANSMIT, "transmit", "the port did not take it")
@@ -95,6 +99,8 @@ uint32_t nf_head_bytes(const struct nf_run *r);
 uint64_t nf_random(const struct nf_run *r);
 /* True if a value that was asked for is not here yet: return NF_WAIT. */
 bool nf_pending(const struct nf_run *r);
+/* Into how many partitions the store is divided. */
+unsigned int nf_partitions(const struct nf_run *r);
 
 static inline bool
 nf_is_tcp(const struct nf_run *r)
@@ -131,100 +137,15 @@ void nf_alert(struct nf_run *r, uint32_t id);
 /* Drops for a reason: return nf_drop(r, NF_DROP_POLICY). */
 enum nf_verdict nf_drop(struct nf_run *r, enum nf_drop reason);
 
-/*
- * A table: records by key.  NF_TABLE(name, key type, value type, .option = ...)
- * makes, for the file it stands in,
- *
- *   const VALUE *NAME_read(r, const KEY *)   the record, or NULL; refreshes its
- *                                            idle time
- *   const VALUE *NAME_peek(r, const KEY *)   the same, and refreshes nothing
- *   void NAME_write(r, const KEY *, const VALUE *)
- *   void NAME_write_for(r, const KEY *, const VALUE *, uint32_t idle_ms)
- *   void NAME_delete(r, const KEY *)
- *
- * and, where the length of the value varies, nf_table_...() below with NAME_table.
- * Keys and values have no padding.  Options: .idle_ms, after which a record that
- * nobody touches is deleted (0: never); .format, the version of the value's
- * layout, to be raised when it changes (at first 1).
- *
- * A key of type 'struct flow' is as long as the flow is (flow_bytes()).
- */
-struct nf_table {
-	const char *name;			/* "pool"; in the store "lb.pool". */
-	const char *owner;			/* "lb.c": the function it belongs to. */
-	uint16_t key_max, value_max;		/* Bytes. */
-	uint8_t format;
-	uint8_t index;				/* Given by the runtime at start. */
-	uint32_t idle_ms;
-};
-
-/* 'value_bytes' may be NULL; a value of another length than the typed functions
- * expect counts as one of another format. */
-const void *nf_table_read(struct nf_run *r, const struct nf_table *t, const void *key,
-			  unsigned int key_bytes, bool touch, unsigned int *value_bytes);
-void nf_table_write(struct nf_run *r, const struct nf_table *t, const void *key,
-		    unsigned int key_bytes, const void *value, unsigned int value_bytes,
-		    uint32_t idle_ms);
-void nf_table_delete(struct nf_run *r, const struct nf_table *t, const void *key,
-		     unsigned int key_bytes);
-/* Called by the typed reads: a value that is not 'want' bytes long is refused. */
-const void *nf_table_sized(struct nf_run *r, const void *value, unsigned int bytes,
-			   unsigned int want);
-
-#define NF_KEY_BYTES(key)                                                        \
-	_Generic((key), const struct flow *: flow_bytes((const void *)(key)),    \
-		 default: sizeof(*(key)))
-
-#define NF_TABLE(table, key_type, value_type, ...)                               \
-	static struct nf_table table##_table = {                                 \
-		.name = #table, .owner = __FILE_NAME__,                          \
-		.key_max = sizeof(key_type), .value_max = sizeof(value_type),    \
-		.format = 1, __VA_ARGS__                                         \
-	};                                                                       \
-	static struct nf_table *const table##_entry                              \
-	__attribute__((used, section("nf_tables"))) = &table##_table;            \
-	static_assert(sizeof(key_type) <= NF_MAX_KEY_BYTES, "key too long");     \
-	static_assert(sizeof(value_type) <= NF_MAX_VALUE_BYTES, "value too long"); \
-	__attribute__((unused)) static inline const value_type *                 \
-	table##_read(struct nf_run *r, const key_type *key)                      \
-	{                                                                        \
-		unsigned int n;                                                  \
-		const void *v = nf_table_read(r, &table##_table, key,            \
-					      NF_KEY_BYTES(key), true, &n);      \
-		return nf_table_sized(r, v, n, sizeof(value_type));              \
-	}                                                                        \
-	__attribute__((unused)) static inline const value_type *                 \
-	table##_peek(struct nf_run *r, const key_type *key)                      \
-	{                                                                        \
-		unsigned int n;                                                  \
-		const void *v = nf_table_read(r, &table##_table, key,            \
-					      NF_KEY_BYTES(key), false, &n);     \
-		return nf_table_sized(r, v, n, sizeof(value_type));              \
-	}                                                                        \
-	__attribute__((unused)) static inline void                               \
-	table##_write_for(struct nf_run *r, const key_type *key,                 \
-			  const value_type *value, uint32_t idle_ms)             \
-	{                                                                        \
-		nf_table_write(r, &table##_table, key, NF_KEY_BYTES(key), value, \
-			       sizeof(value_type), idle_ms);                     \
-	}                                                                        \
-	__attribute__((unused)) static inline void                               \
-	table##_write(struct nf_run *r, const key_type *key, const value_type *value) \
-	{                                                                        \
-		table##_write_for(r, key, value, table##_table.idle_ms);         \
-	}                                                                        \
-	__attribute__((unused)) static inline void                               \
-	table##_delete(struct nf_run *r, const key_type *key)                    \
-	{                                                                        \
-		nf_table_delete(r, &table##_table, key, NF_KEY_BYTES(key));      \
-	}
+#include "nf/table.h"
 
 /*
  * A function.  'options' describes its section of the configuration file, which
  * is read into a zeroed struct of 'options_bytes'.  init() turns that into what
  * handlers see as nf_static(): on failure it calls config_error() for the place
- * that is wrong and returns a negative errno.  Without init() they see the options.  fini() frees it.  Both run at
- * start and at every reload, never while a run uses the state.
+ * that is wrong and returns a negative errno.  Without init() they see the options.
+ * fini() frees it.  Both run at start and at every reload, never while a run uses the
+ * state.
  */
 struct nf {
 	const char *name;			/* That of its file and its section. */
@@ -235,6 +156,9 @@ struct nf {
 	enum nf_verdict (*packet)(struct nf_run *r);
 	/* Packets that are not IP (ARP, LLDP...) pass unchanged. */
 	bool passes_non_ip;
+	/* 'on_store_loss: pass' may be chosen: a packet that passes as it came does no
+	 * harm that the operator cannot judge. */
+	bool may_pass_unseen;
 };
 
 /* The function of that name, or NULL. */

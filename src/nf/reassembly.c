@@ -53,8 +53,11 @@ struct segment {
 
 static_assert(sizeof(struct segment_key) == sizeof(struct flow) + 4, "no padding");
 
-NF_TABLE(stream, struct flow, struct stream, .idle_ms = 7440 * 1000)
-NF_TABLE(segment, struct segment_key, struct segment, .idle_ms = HELD_MS)
+/* A RST ends both directions. */
+NF_TABLE(stream, struct flow, struct stream, .idle_ms = 7440 * 1000,
+	 .spread = nf_spread_connection)
+NF_TABLE(segment, struct segment_key, struct segment, .idle_ms = HELD_MS,
+	 .spread = nf_spread_connection)
 
 struct reassembly_options {
 	uint64_t max_held;			/* 0: not given. */
@@ -117,7 +120,7 @@ read_stream(struct nf_run *r)
 	unsigned int bytes = 0;
 	const struct flow *key = nf_flow(r);
 	const struct stream *s =
-		nf_table_read(r, &stream_table, key, flow_bytes(key), true, &bytes);
+		nf_table_read(r, &stream_table, key, flow_bytes(key), NF_READ, &bytes);
 
 	if (s == NULL || bytes < stream_bytes(0))
 		return nf_table_sized(r, s, bytes, stream_bytes(0));
@@ -137,6 +140,7 @@ save(struct nf_run *r, const struct stream *s)
 	const struct flow *key = nf_flow(r);
 
 	nf_table_write(r, &stream_table, key, flow_bytes(key), s, stream_bytes(s->n_held),
+		       s->state == OPENING ? NF_BRIEF : NF_KEPT,
 		       s->state == FINISHED ? options->closed_ms : options->idle_ms);
 }
 
@@ -154,7 +158,7 @@ read_segment(struct nf_run *r, uint32_t seq, unsigned int *bytes)
 	struct segment_key key;
 
 	segment_key_make(r, seq, &key);
-	return nf_table_read(r, &segment_table, &key, sizeof(key), false, bytes);
+	return nf_table_read(r, &segment_table, &key, sizeof(key), NF_PEEK, bytes);
 }
 
 /* Stores the run's packet. */
@@ -165,7 +169,8 @@ write_segment(struct nf_run *r, uint32_t seq)
 	struct segment_key key;
 
 	segment_key_make(r, seq, &key);
-	nf_table_write(r, &segment_table, &key, sizeof(key), p->data, p->end, HELD_MS);
+	nf_table_write(r, &segment_table, &key, sizeof(key), p->data, p->end, NF_KEPT,
+		       HELD_MS);
 }
 
 /* The sequence numbers of the packet's data and FIN. */

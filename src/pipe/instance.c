@@ -67,10 +67,15 @@ open_store(struct instance *in, unsigned int i)
 {
 	const struct settings *s = in->settings;
 	struct store_table declared[STORE_MAX_TABLES];
-	unsigned int n = pipe_tables(s->nf, declared);
+	struct pipe_table wanted[STORE_MAX_TABLES];
 	struct store_options options = { .url = s->store,
-					 .timeout_ms = s->store_timeout_ms };
+					 .timeout_ms = s->store_timeout_ms,
+					 .n_partitions = s->partitions };
+	unsigned int n;
 	char why[256];
+
+	settings_tables(s, wanted);
+	n = pipe_tables(s->nf, wanted, declared);
 
 	if (store_open(&options, declared, n, &in->store[i], why, sizeof(why)) != 0)
 		return failed("no store", why);
@@ -90,6 +95,7 @@ start_pipe(struct instance *in, unsigned int i)
 		.nf_static = in->settings->nf_static,
 		.store = in->store[i],
 		.port = { in->ports.queue[NF_INSIDE][i], in->ports.queue[NF_OUTSIDE][i] },
+		.pass_unseen = in->settings->on_store_loss == 1,
 	};
 
 	err = worker_start(&config, &in->worker[i]);
@@ -171,19 +177,17 @@ static void
 reload(struct instance *in)
 {
 	struct settings *old = in->settings, *new;
+	char ignored[256];
 
 	if (settings_load(in->path, &new) != 0) {
 		log_error("snf", "%s: not reloaded, the old configuration stays",
 			  in->path);
 		return;
 	}
-	if (new->nf != old->nf || strcmp(new->store, old->store) != 0 ||
-	    strcmp(new->port[0], old->port[0]) != 0 ||
-	    strcmp(new->port[1], old->port[1]) != 0 || new->pipes_max != old->pipes_max)
-		log_warning("snf",
-			    "%s: function, store, ports and pipes change only with a "
-			    "restart",
-			    in->path);
+	settings_ignored(old, new, ignored, sizeof(ignored));
+	if (ignored[0] != '\0')
+		log_warning("snf", "%s: changed, but only a restart makes it count: %s",
+			    in->path, ignored);
 	if (new->nf != old->nf) {
 		settings_free(new);
 		return;

@@ -27,6 +27,14 @@ struct settings {
 	char *function, *store, *alerts;
 	char *port[2];				/* By nf_side. */
 	uint64_t store_timeout_ms;
+	uint64_t partitions;			/* 0: the store's default. */
+	int commit;				/* Index into the words: 0 is "auto". */
+	int on_store_loss;			/* 1: packets pass. */
+	struct table_settings {
+		uint64_t limit;
+		int full;			/* 1: evict. */
+		int commit;			/* -1: as all tables. */
+	} table[STORE_MAX_TABLES];		/* By the function's tables. */
 	uint64_t pipes_min, pipes_max;
 	uint64_t memory_mb;
 	int hugepages;				/* enum eal_huge */
@@ -38,6 +46,12 @@ struct settings {
  * "FILE:LINE: what, what would be right", and returns a negative errno. */
 int settings_load(const char *path, struct settings **out);
 void settings_free(struct settings *s);		/* NULL is ignored. */
+/* The function's tables as the file has them, for pipe_tables(). */
+void settings_tables(const struct settings *s, struct pipe_table *wanted);
+/* Keys, separated by ", ", whose values differ and that a running instance does not take
+ * over; "" if there are none. */
+void settings_ignored(const struct settings *old, const struct settings *new, char *text,
+		      size_t bytes);
 
 /* Runs until SIGTERM or SIGINT, or until the ports have ended.  Returns an exit code. */
 int instance_run(const char *path);

@@ -11,7 +11,8 @@
  *   overlay    What a run wrote is seen by later runs at once, although the store has
  *              not acknowledged it.  Versions are chosen here, so a later write can
  *              name the unacknowledged version that it builds on: if the earlier
- *              group fails, the later one fails by itself.
+ *              group fails, the later one fails by itself.  (What the store makes
+ *              of an add, or of a range, is not known here before it says so.)
  *   commit     A run that wrote, or saw what is in the overlay, or has such a run of
  *              its own connection before it, leaves from the commit queue, in order.
  *              If a group failed, runs that only looked at it are doomed: they are run
@@ -147,13 +148,22 @@ order_late(struct order *o, struct nf_run *r)
 	r->late = true;
 }
 
+/* The first of a lane that has to start again waits for those of its connection that
+ * are in the commit queue: they may fail as well, and then come before what is behind
+ * them. */
+static void
+restart_first(struct order *o, const struct lane *l)
+{
+	if (l->late != NULL && l->late->state == RUN_PARKED && l->n_committing == 0)
+		restart(o, l->late);
+}
+
 void
 order_retry(struct order *o, struct nf_run *r)
 {
 	order_late(o, r);
 	r->state = RUN_PARKED;
-	if (lane_find(o, r)->late == r)
-		restart(o, r);
+	restart_first(o, lane_find(o, r));
 }
 
 bool
@@ -265,9 +275,7 @@ overlay_remove(struct order *o, struct run_write *w)
 void
 order_overlay(struct order *o, struct nf_run *r)
 {
-	if (o->n_overlay == 0)
-		return;
-	for (unsigned int i = 0; i < r->n_fetched; i++) {
+	for (unsigned int i = 0; i < r->n_fetched && o->n_overlay > 0; i++) {
 		struct run_value *v = &r->value[i];
 		uint64_t hash = hash_bytes(v->key, v->key_bytes, o->seed + v->table);
 		const struct run_write *w =
@@ -279,9 +287,11 @@ order_overlay(struct order *o, struct nf_run *r)
 		v->value_bytes = w->value_bytes;
 		v->format = w->format;
 		v->version = w->version;
-		v->unacknowledged = true;
+		r->unacknowledged |= (uint16_t)(1 << i);
 		r->speculative = true;
 	}
+	if (o->n_guesses > 0)
+		guess_apply(o, r);
 }
 
 void
@@ -300,8 +310,14 @@ order_commit(struct order *o, struct nf_run *r)
 		o->n_groupless++;
 		return;
 	}
-	for (unsigned int i = 0; i < r->n_writes; i++)
-		overlay_add(o, &r->write[i]);
+	for (unsigned int i = 0; i < r->n_writes; i++) {
+		struct run_write *w = &r->write[i];
+
+		if (write_is_whole(w))
+			overlay_add(o, w);
+		else if (w->op == FRAME_ADD)
+			guess_add(o, w);
+	}
 }
 
 /* Dooms the runs without a group that looked at what the failed one of 'w' wrote, or
@@ -315,7 +331,7 @@ doom(struct order *o, const struct nf_run *w)
 	for (struct nf_run *r = o->commit_head; r != NULL; r = r->next) {
 		r->doomed |= r->lane_hash == w->lane_hash;
 		for (unsigned int i = 0; i < r->n_asked; i++)
-			r->doomed |= r->value[i].unacknowledged &&
+			r->doomed |= (r->unacknowledged >> i & 1) != 0 &&
 				     r->value[i].version == w->group_version;
 	}
 }
@@ -335,13 +351,17 @@ order_next_committed(struct order *o)
 	struct lane *l = lane_find(o, r);
 
 	l->n_committing--;
+	restart_first(o, l);
 	lane_release(o, l);
 	if (!r->has_group) {
 		o->n_groupless--;
 		return r;
 	}
 	for (unsigned int i = 0; i < r->n_writes; i++)
-		overlay_remove(o, &r->write[i]);
+		if (write_is_whole(&r->write[i]))
+			overlay_remove(o, &r->write[i]);
+	if (o->n_guesses > 0)
+		guess_answered(o, r);
 	if (r->fate != RUN_APPLIED)
 		doom(o, r);
 	return r;

@@ -8,8 +8,9 @@
  * that is open then.
  *
  * A job being settled adds at most one operation group for each of its entries to the
- * open job, so there is always room (JOB_MAX_ENTRIES), and always a slot: the batch
- * that came back has freed one.
+ * open job.  Should there be no room for one, because the store takes no more for the
+ * moment, its run starts again later.  A job is only submitted while there is another
+ * batch to open.
  */
 #include "pipe/run.h"
 
@@ -20,6 +21,10 @@
 #include <rte_malloc.h>
 
 #include "base/hash.h"
+
+enum {
+	HEALTH_TURNS = 256,			/* How often a busy pipe looks at it. */
+};
 
 unsigned int
 pipe_private_bytes(void)
@@ -65,8 +70,7 @@ pipe_ended(const struct pipe *p)
 
 /* --- jobs --------------------------------------------------------------------- */
 
-/* Makes sure that a job is open. */
-static void
+void
 job_open(struct pipe *p)
 {
 	if (p->open != NULL)
@@ -75,26 +79,27 @@ job_open(struct pipe *p)
 	struct store_batch *b = p->store->ops->batch(p->store);
 	struct job *job = p->job;
 
-	/* A batch in flight, one being settled, one open: STORE_BATCHES. */
-	assert(b != NULL);
+	assert(b != NULL);			/* pipe_submit() */
 	while (job->batch != NULL)
 		job++;
 	job->batch = b;
 	job->n_entries = 0;
+	job->n_used = 0;
 	job->n_new = 0;
 	job->n_ops = 0;
+	job->n_groups = 0;
+	job->answered = false;
+	job->settled = false;
 	b->owner = job;
 	p->open = job;
-	p->context.request = &b->request;
+	p->n_jobs++;
+	p->context.part = b->part;
 }
 
 /* --- run ---------------------------------------------------------------------- */
 
-/* The first execution: its reads go into the open job.  A run that decides without
- * reading goes there too, so that it does not overtake its flow; it is run again at
- * its turn. */
-static void
-start(struct pipe *p, struct nf_run *r)
+void
+pipe_start(struct pipe *p, struct nf_run *r)
 {
 	r->n_fetched = 0;
 	r->first = 0;
@@ -160,7 +165,7 @@ arrive_burst(struct pipe *p, struct rte_mbuf **packets, unsigned int n, unsigned
 	p->stats.received += n;
 	p->open->n_new += n_runs;
 	for (unsigned int i = 0; i < n_runs; i++)
-		start(p, run[i]);
+		pipe_start(p, run[i]);
 }
 
 /* How many more packets may come in. */
@@ -171,7 +176,7 @@ room(const struct pipe *p)
 
 	n = RTE_MIN(n, (unsigned int)PIPE_BURST);
 	if (p->open != NULL) {
-		n = RTE_MIN(n, JOB_MAX_ENTRIES - p->open->n_entries);
+		n = RTE_MIN(n, JOB_MAX_ENTRIES - p->open->n_used);
 		n = RTE_MIN(n, PIPE_BATCH - p->open->n_new);
 	}
 	if (p->ordered)
@@ -188,9 +193,9 @@ restart_runs(struct pipe *p)
 
 	while (p->order.restart_head != NULL) {
 		job_open(p);
-		if (p->open->n_entries == JOB_MAX_ENTRIES)
+		if (p->open->n_used == JOB_MAX_ENTRIES)
 			break;
-		start(p, order_next_restart(&p->order));
+		pipe_start(p, order_next_restart(&p->order));
 		any = true;
 	}
 	return any;
@@ -232,37 +237,51 @@ pipe_gather(struct pipe *p)
 	p->first_side = !p->first_side;
 	any |= receive(p, p->first_side);
 	any |= receive(p, !p->first_side);
+	if (p->leases)
+		any |= timer_gather(p);
 	return any;
 }
 
 /* --- submit and collect ------------------------------------------------------- */
 
+/* Settles a job that does not go to the store; of what it asks, 'error' comes. */
+static void
+settle_unsent(struct pipe *p, struct job *job, int error)
+{
+	struct store_batch *b = job->batch;
+
+	for (unsigned int i = 0; i < p->context.n_parts; i++)
+		b->part[i].error = error;
+	b->final = true;
+	p->open = NULL;
+	job_open(p);
+	pipe_settle(p, job);
+}
+
 static bool
 pipe_submit(struct pipe *p)
 {
 	struct job *job = p->open;
+	int err;
 
-	if (job == NULL || job->n_entries == 0)
+	if (job == NULL || (job->n_entries == 0 && job->n_ops == 0) ||
+	    p->n_jobs == STORE_BATCHES)
 		return false;
-	if (job->n_ops > 0 || p->n_jobs_in_flight > 0) {
-		int err = p->store->ops->submit(p->store, job->batch);
-
-		if (err == 0) {
-			p->n_jobs_in_flight++;
-			p->stats.batches++;
-			p->open = NULL;
-			return true;
-		}
-		/* Lost, and all before it have come back: so is this one. */
-		if (err != -ENOTCONN || p->n_jobs_in_flight > 0)
-			return false;
-		job->batch->error = err;
-	} else {
-		job->batch->error = 0;
+	if (job->n_ops == 0 && p->n_jobs_in_flight == 0) {
+		settle_unsent(p, job, 0);
+		return true;
 	}
-	p->open = NULL;
-	job_open(p);
-	pipe_settle(p, job);
+	err = p->store->ops->submit(p->store, job->batch);
+	if (err == 0) {
+		p->n_jobs_in_flight++;
+		p->stats.batches++;
+		p->open = NULL;
+		return true;
+	}
+	/* Lost, and all before it have come back: so is this one. */
+	if (err != -ENOTCONN || p->n_jobs_in_flight > 0)
+		return false;
+	settle_unsent(p, job, err);
 	return true;
 }
 
@@ -276,12 +295,14 @@ pipe_collect(struct pipe *p)
 	while (p->store->ops->poll(p->store, &done, 1) == 1) {
 		struct job *job = done->owner;
 
-		p->n_jobs_in_flight--;
 		pipe_stage_end(p, PIPE_STAGE_STORE);
+		if (likely(!job->answered))
+			p->n_jobs_in_flight--;
+		else
+			p->stats.uncommitted--;
 		if (p->open != NULL &&
-		    p->open->n_entries + job->n_entries > JOB_MAX_ENTRIES &&
-		    !pipe_submit(p))
-			job->batch->error = -EBUSY;
+		    p->open->n_used + job->n_entries > JOB_MAX_ENTRIES)
+			pipe_submit(p);
 		job_open(p);
 		pipe_settle(p, job);
 		pipe_stage_end(p, PIPE_STAGE_SETTLE);
@@ -299,6 +320,9 @@ pipe_turn(struct pipe *p)
 	any = pipe_gather(p);
 	any |= pipe_submit(p);
 	any |= pipe_collect(p);
+	if (unlikely(!any || ++p->n_turns % HEALTH_TURNS == 0))
+		atomic_store_explicit(&p->health, p->store->ops->health(p->store),
+				      memory_order_relaxed);
 	pipe_stage_end(p, PIPE_STAGE_STORE);
 	any |= release_flush(p, NF_INSIDE);
 	any |= release_flush(p, NF_OUTSIDE);
@@ -309,8 +333,15 @@ pipe_turn(struct pipe *p)
 	return any;
 }
 
+enum store_health
+pipe_health(const struct pipe *p)
+{
+	return atomic_load_explicit(&p->health, memory_order_relaxed);
+}
+
 unsigned int
-pipe_tables(const struct nf *nf, struct store_table *declared)
+pipe_tables(const struct nf *nf, const struct pipe_table *wanted,
+	    struct store_table *declared)
 {
 	struct nf_table *table[STORE_MAX_TABLES];
 	unsigned int n = nf_tables(nf, 0, table, STORE_MAX_TABLES);
@@ -318,9 +349,12 @@ pipe_tables(const struct nf *nf, struct store_table *declared)
 	for (unsigned int i = 0; i < n; i++) {
 		const struct nf_table *t = table[i];
 
-		declared[i] = (struct store_table){ .key_max = t->key_max,
-						    .value_max = t->value_max,
-						    .format = t->format };
+		declared[i] = (struct store_table){
+			.key_max = t->key_max, .value_max = t->value_max,
+			.format = t->format, .leased = t->expired != NULL,
+			.evict = wanted[i].evict, .commit = wanted[i].commit,
+			.limit = wanted[i].limit,
+		};
 		snprintf(declared[i].name, sizeof(declared[i].name), "%s.%s", nf->name,
 			 t->name);
 	}
@@ -341,17 +375,25 @@ pipe_open(const struct pipe_config *config, struct pipe **out)
 	}
 	p->store = config->store;
 	p->receiving = true;
+	p->pass_unseen = config->pass_unseen;
+	p->timers_free = UINT64_MAX;
+	for (unsigned int i = nf_tables(config->nf, 0, p->table, STORE_MAX_TABLES);
+	     i-- > 0;)
+		p->leases |= p->table[i]->expired != NULL;
 	for (unsigned int side = 0; side < 2; side++) {
 		p->port[side] = config->port[side];
 		p->ordered |= p->port[side]->ordered;
 	}
 	p->context = (struct run_context){
+		.n_parts = p->store->n_partitions,
 		.next_version = secret[0] >> 1,	/* 2^63 writes until it wraps. */
 		.secret = secret[1],
 		.nf = config->nf,
 		.nf_static = config->nf_static,
 		.writes = { p->write_buffer, p->write_buffer,
 			    p->write_buffer + sizeof(p->write_buffer) },
+		.touches = { p->touch_buffer, p->touch_buffer,
+			     p->touch_buffer + sizeof(p->touch_buffer) },
 	};
 	order_init(&p->order, secret[2]);
 	*out = p;

@@ -40,7 +40,10 @@ enum pipe_stage {
 struct pipe_stats {
 	uint64_t received, received_bytes, sent, kept, emitted;
 	uint64_t dropped[NF_N_DROPS];
-	uint64_t batches, runs, conflicts, parked, alerts;
+	uint64_t batches, runs, conflicts, bounds, parked, alerts;
+	uint64_t passed_unseen;			/* As the store was lost; sent, too. */
+	uint64_t leases_settled, leases_left;	/* Left: leased again, if still due. */
+	uint64_t uncommitted;			/* Batches that wait for replicas, now. */
 	uint64_t cycles[PIPE_N_STAGES];
 	/* Packets by the time from arrival to release, in TSC cycles: see
 	 * pipe_residence_bucket(). */
@@ -82,14 +85,24 @@ struct pipe_config {
 	const void *nf_static;
 	struct store *store;			/* The pipe's alone, not closed by it. */
 	struct port *port[2];			/* By nf_side; likewise. */
+	bool pass_unseen;			/* Packets that the store does not answer
+						 * for, instead of dropping them. */
 };
 
 /* Bytes that mbufs need as private area. */
 unsigned int pipe_private_bytes(void);
 
-/* A function's tables as its store has to be opened with: "FUNCTION.TABLE".  'declared'
- * has STORE_MAX_TABLES elements.  Returns how many there are. */
-unsigned int pipe_tables(const struct nf *nf, struct store_table *declared);
+/* What an operator wants of a table. */
+struct pipe_table {
+	uint64_t limit;				/* Records; 0: none. */
+	bool evict;				/* When it is full. */
+	uint8_t commit;				/* Replicas, or STORE_COMMIT_AUTO. */
+};
+
+/* A function's tables as its store has to be opened with: "FUNCTION.TABLE".  'wanted' is
+ * by table, and both have STORE_MAX_TABLES elements.  Returns how many there are. */
+unsigned int pipe_tables(const struct nf *nf, const struct pipe_table *wanted,
+			 struct store_table *declared);
 
 int pipe_open(const struct pipe_config *config, struct pipe **out);
 /* What is in flight is dropped, uncounted: drain first. */
@@ -106,6 +119,8 @@ bool pipe_ended(const struct pipe *p);
 /* From the next execution on, handlers see this state. */
 void pipe_set_static(struct pipe *p, const void *nf_static);
 const struct pipe_stats *pipe_stats(const struct pipe *p);
+/* How its store was lately; by any thread. */
+enum store_health pipe_health(const struct pipe *p);
 /* Takes up to 'max' alerts; any one thread. */
 unsigned int pipe_alerts(struct pipe *p, struct pipe_alert *out, unsigned int max);
 

@@ -77,6 +77,10 @@ dispatch(struct pipe *p, struct nf_run *r)
 	struct rte_mbuf *emitted = r->emitted;
 
 	p->n_live--;
+	if (unlikely(r->mbuf == NULL)) {
+		timer_end(p, r);
+		return;
+	}
 	if (p->n_departed < PIPE_MAX_LIVE)
 		p->departed[p->n_departed++] = r->arrived;
 	if (unlikely(r->n_alerts > 0))

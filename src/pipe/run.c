@@ -1,17 +1,24 @@
 /*
- * run.c - one execution of a handler: what nf.h promises its author.
- *
- * Reads are matched by position: the handler is a pure function of the packet and of
- * the values, so with the same values it asks for the same keys in the same order.
- * Where it does not (a value changed in between), what follows is asked for anew.
- * Reads that are not here go into the open frame as they are asked for; everything
- * else that a handler does stays in the run until it ends with a verdict.
+ * run.c - one execution of a handler: what nf.h promises its author, but for tables
+ * (access.c).  Everything that a handler does stays in the run until it ends with a
+ * verdict.
  */
 #include "pipe/run.h"
 
 #include <rte_branch_prediction.h>
 
 #include "base/hash.h"
+
+/* It took what it could not read for absent: nothing of it counts. */
+static __rte_noinline enum nf_verdict
+drop_unreadable(struct run_context *c, struct nf_run *r)
+{
+	r->n_writes = 0;
+	r->n_alerts = 0;
+	c->n_touches = 0;
+	run_free_emitted(r);
+	return nf_drop(r, NF_DROP_FORMAT);
+}
 
 enum nf_verdict
 run_execute(struct run_context *c, struct nf_run *r)
@@ -27,167 +34,16 @@ run_execute(struct run_context *c, struct nf_run *r)
 	if (unlikely(r->emitted != NULL))
 		run_free_emitted(r);
 	c->writes.at = c->writes.start;
+	c->n_touches = 0;
 
-	enum nf_verdict verdict = c->nf->packet(r);
+	enum nf_verdict verdict =
+		likely(r->mbuf != NULL) ? c->nf->packet(r) : timer_execute(r);
 
 	if (unlikely(r->unreadable && r->n_pending == 0))
-		return nf_drop(r, NF_DROP_FORMAT);
+		return drop_unreadable(c, r);
 	/* An author's mistake: to wait for nothing would be for ever. */
 	assert(verdict != NF_WAIT || r->n_pending > 0);
 	return verdict;
-}
-
-static struct run_context *
-context_of(const struct nf_run *r)
-{
-	return &r->pipe->context;
-}
-
-/* IPv4 flows make most of the keys. */
-static inline bool
-same_key(const void *a, const void *b, unsigned int bytes)
-{
-	uint64_t x[2], y[2];
-
-	if (unlikely(bytes != sizeof(x)))
-		return memcmp(a, b, bytes) == 0;
-	memcpy(x, a, sizeof(x));
-	memcpy(y, b, sizeof(y));
-	return ((x[0] ^ y[0]) | (x[1] ^ y[1])) == 0;
-}
-
-/* Puts the read of a value in the open frame. */
-static void
-ask(struct run_context *c, struct run_value *v, const void *key)
-{
-	v->key = frame_read(c->request, v->table, key, v->key_bytes, v->touch);
-	assert(v->key != NULL);			/* RUN_FRAME_BYTES */
-}
-
-const void *
-nf_table_read(struct nf_run *r, const struct nf_table *t, const void *key,
-	      unsigned int key_bytes, bool touch, unsigned int *value_bytes)
-{
-	unsigned int i = r->n_asked++;
-
-	assert(i < NF_MAX_READS);
-
-	struct run_value *v = &r->value[i];
-
-	if (i < r->n_fetched) {
-		if (likely(v->table == t->index && v->key_bytes == key_bytes &&
-			   same_key(v->key, key, key_bytes))) {
-			if (unlikely(v->value != NULL && v->format != t->format)) {
-				r->unreadable = true;
-				return NULL;
-			}
-			if (value_bytes != NULL)
-				*value_bytes = v->value_bytes;
-			return v->value;
-		}
-		r->n_fetched = i;
-	}
-	v->table = t->index;
-	v->key_bytes = key_bytes;
-	v->touch = touch;
-	r->n_pending++;
-	ask(context_of(r), v, key);
-	return NULL;
-}
-
-void
-run_ask_again(struct run_context *c, struct nf_run *r)
-{
-	for (unsigned int i = 0; i < r->n_fetched; i++)
-		ask(c, &r->value[i], r->value[i].key);
-	r->first = r->n_fetched;
-}
-
-const void *
-nf_table_sized(struct nf_run *r, const void *value, unsigned int bytes, unsigned int want)
-{
-	if (likely(value == NULL || bytes == want))
-		return value;
-	r->unreadable = true;
-	return NULL;
-}
-
-/* A second write of a key in one run replaces the first. */
-static struct run_write *
-write_slot(struct nf_run *r, const struct nf_table *t, const void *key,
-	   unsigned int key_bytes)
-{
-	for (unsigned int i = 0; i < r->n_writes; i++) {
-		struct run_write *w = &r->write[i];
-
-		assert(w->table != t->index || w->key_bytes != key_bytes ||
-		       memcmp(w->key, key, key_bytes) != 0);
-	}
-	assert(r->n_writes < NF_MAX_WRITES);
-	return &r->write[r->n_writes++];
-}
-
-void
-nf_table_write(struct nf_run *r, const struct nf_table *t, const void *key,
-	       unsigned int key_bytes, const void *value, unsigned int value_bytes,
-	       uint32_t idle_ms)
-{
-	struct run_write *w = write_slot(r, t, key, key_bytes);
-
-	assert(value_bytes <= t->value_max);
-	w->table = t->index;
-	w->key_bytes = key_bytes;
-	w->format = t->format;
-	w->value_bytes = value_bytes;
-	w->value = frame_put(&context_of(r)->writes, t->index, key, key_bytes, t->format,
-			     value, value_bytes, idle_ms);
-	assert(w->value != NULL);		/* RUN_WRITE_BYTES */
-	w->key = w->value + FRAME_PAD(value_bytes);
-}
-
-void
-nf_table_delete(struct nf_run *r, const struct nf_table *t, const void *key,
-		unsigned int key_bytes)
-{
-	struct run_write *w = write_slot(r, t, key, key_bytes);
-
-	w->table = t->index;
-	w->key_bytes = key_bytes;
-	w->format = t->format;
-	w->value_bytes = 0;
-	w->value = NULL;
-	w->key = frame_delete(&context_of(r)->writes, t->index, key, key_bytes);
-	assert(w->key != NULL);
-}
-
-void
-run_put_group(struct run_context *c, struct nf_run *r)
-{
-	size_t bytes = c->writes.at - c->writes.start;
-	uint64_t version = ++c->next_version;
-	uint8_t *group = frame_group(c->request, version);
-	uint8_t *to = c->request->at;
-
-	memcpy(to, c->writes.start, bytes);
-	c->request->at += bytes;
-	for (unsigned int i = 0; i < r->n_writes; i++) {
-		struct run_write *w = &r->write[i];
-
-		w->key = to + (w->key - c->writes.start);
-		if (w->value != NULL)
-			w->value = w->key - FRAME_PAD(w->value_bytes);
-		w->version = version;
-	}
-	for (unsigned int i = 0; i < r->n_asked; i++) {
-		const struct run_value *v = &r->value[i];
-
-		frame_check(c->request, v->table, v->key, v->key_bytes,
-			    v->value != NULL ? v->version : 0);
-	}
-	frame_group_end(group, r->n_writes + r->n_asked);
-	r->group_version = version;
-	r->has_group = true;
-	r->fate = RUN_UNKNOWN;
 }
 
 void
@@ -255,6 +111,12 @@ nf_random(const struct nf_run *r)
 {
 	return hash_fold(r->sequence ^ context_of(r)->secret,
 			 (r->attempt + 1) * 0x9e3779b97f4a7c15u ^ context_of(r)->secret);
+}
+
+unsigned int
+nf_partitions(const struct nf_run *r)
+{
+	return context_of(r)->n_parts;
 }
 
 bool

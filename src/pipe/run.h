@@ -1,9 +1,9 @@
 /*
- * run.h - runs, and the batches they travel in: what pipe.c, run.c, order.c,
- * settle.c and release.c share.
+ * run.h - runs, and the batches they travel in: what the files of a pipe share.
  *
  * A run is one execution of a handler for one packet, from arrival to release.  It
  * lives in the packet's private area, so a packet in flight costs no allocation.
+ * Those for records whose time has passed live in the pipe (timer.c).
  *
  *   arrive -> READING -> decided -> released                    the common way
  *                 |         +-> COMMITTING -> released          it wrote, or saw what
@@ -26,16 +26,27 @@ enum {
 	RUN_MAX_ALERTS = 4,
 	/* All that a run writes: one packet's worth and its bookkeeping. */
 	RUN_WRITE_BYTES = 6 * 1024,
-	/* The most that one run adds to a frame: its group, or its reads. */
+	RUN_TOUCH_BYTES = NF_MAX_TOUCHES * (8 + NF_MAX_KEY_BYTES),
+	/* The most that one run adds to a frame: its group and touches, or its reads. */
 	RUN_FRAME_BYTES = 8 * 1024,
 	JOB_MAX_ENTRIES = FRAME_MAX_BYTES / RUN_FRAME_BYTES,
 	PIPE_MAX_LIVE = 4096,			/* Runs between arrival and release. */
+	PIPE_TIMERS = 64,			/* Of these, for records. */
 };
 
-static_assert(RUN_FRAME_BYTES >= RUN_WRITE_BYTES + 16 +
+static_assert(RUN_FRAME_BYTES >= RUN_WRITE_BYTES + 16 + RUN_TOUCH_BYTES +
 		      NF_MAX_READS * (16 + NF_MAX_KEY_BYTES),
 	      "a group with all its checks fits");
 static_assert(JOB_MAX_ENTRIES >= 2 * PIPE_BATCH, "a batch and its writes fit");
+static_assert(JOB_MAX_ENTRIES * NF_MAX_READS * (16 + NF_MAX_VALUE_BYTES) <=
+		      FRAME_MAX_REPLY_BYTES,
+	      "whatever is read fits");
+static_assert(NF_MAX_READS + NF_MAX_WRITES <= FRAME_MAX_GROUP_OPS, "a group");
+static_assert(NF_MAX_READS <= 16, "bits of 'unacknowledged'");
+static_assert((int)NF_MAX_KEY_BYTES <= FRAME_MAX_KEY &&
+		      NF_RANGE_BYTES <= FRAME_MAX_VALUE &&
+		      (int)NF_MAX_MEMBERS <= FRAME_MAX_MEMBERS,
+	      "what functions may have is what a store takes");
 
 enum run_state {
 	RUN_READING,				/* In a job, or about to be. */
@@ -48,8 +59,20 @@ enum run_fate {
 	RUN_UNKNOWN,
 	RUN_APPLIED,
 	RUN_CONFLICT,
-	RUN_REFUSED,
+	RUN_REFUSED,				/* Out of memory. */
+	RUN_BOUND,				/* An add would have left its bounds. */
+	RUN_FULL,				/* The table is. */
 	RUN_LOST,				/* The store did not answer. */
+};
+
+/* How a value was asked for.  Those up to the first unchecked one are named in the
+ * group, with their versions. */
+enum run_ask {
+	RUN_READ = NF_READ,
+	RUN_PEEK = NF_PEEK,
+	RUN_GLANCE = NF_GLANCE,
+	RUN_PICK,
+	RUN_FIRST_UNCHECKED = RUN_GLANCE,
 };
 
 /* One value that a run asked for. */
@@ -59,17 +82,28 @@ struct run_value {
 	uint64_t version;			/* Of who wrote or deleted it last. */
 	uint16_t value_bytes;
 	uint8_t table, key_bytes, format;
-	bool touch;
-	bool unacknowledged;			/* From the overlay. */
+	uint8_t part;				/* The partition it was asked of. */
+	uint8_t how;				/* enum run_ask */
 };
 
-/* One record that a run wrote. */
+static_assert(sizeof(struct run_value) == 32, "two in a cache line");
+
+/* One operation of a run's group. */
 struct run_write {
 	const uint8_t *key, *value;		/* In the frame; value NULL: deleted. */
 	uint64_t hash, version;
 	uint16_t value_bytes;
 	uint8_t table, key_bytes, format;
+	uint8_t op;				/* enum frame_op_kind */
+	uint8_t pending;			/* Which guess has it; 0: none. */
 };
+
+/* What the value of the record is after a write, is in the operation. */
+static inline bool
+write_is_whole(const struct run_write *w)
+{
+	return w->op == FRAME_PUT || w->op == FRAME_DELETE || w->op == FRAME_SETTLE;
+}
 
 /* What every packet touches comes first: four cache lines. */
 struct nf_run {
@@ -96,21 +130,25 @@ struct nf_run {
 	bool speculative;			/* Saw what is not acknowledged... */
 	bool doomed;				/* In vain: it has to start again. */
 	bool has_connection;
+	uint8_t part;				/* The partition that it writes. */
+	uint16_t unacknowledged;		/* Values from the overlay, a bit each. */
 
 	/* Set at arrival, constant after. */
 	struct pipe *pipe;
-	struct rte_mbuf *mbuf;
+	struct rte_mbuf *mbuf;			/* NULL: of a timer. */
 	uint64_t arrived;			/* TSC. */
 	uint64_t sequence;			/* Of arrival at the pipe. */
 	struct rte_mbuf *emitted;		/* Own packets, linked by emitted_next. */
 	struct packet packet;
 	struct flow connection;
-	uint64_t lane_hash;			/* Of the connection; 0: not made yet. */
+	uint64_t lane_hash;			/* Of the connection; 0: not made yet.
+						 * That of a timer is its own. */
 	uint64_t group_version;
 	struct nf_run *next;			/* In the commit queue or restart list. */
 	struct run_value value[NF_MAX_READS];
 
 	/* Of some. */
+	struct job *job;			/* Of its group. */
 	struct nf_run *late_next;
 	struct rte_mbuf *emitted_next;		/* Of a packet that is itself emitted. */
 	struct run_write write[NF_MAX_WRITES];
@@ -126,13 +164,19 @@ run_of(struct rte_mbuf *m)
 	return (struct nf_run *)rte_mbuf_to_priv(m);
 }
 
-/* A batch and whose operations it carries: entry i's answers come before those of
- * entry i + 1. */
+/* A batch and whose operations it carries: in each of its parts, entry i's answers come
+ * before those of entry i + 1. */
 struct job {
 	struct store_batch *batch;
 	unsigned int n_entries;
+	unsigned int n_used;			/* Entries, and runs that only touched. */
 	unsigned int n_new;			/* Of packets that just arrived. */
 	unsigned int n_ops;			/* 0: nothing to ask. */
+	unsigned int n_groups;			/* Of its runs in the commit queue: what
+						 * they wrote is seen in its frame. */
+	bool answered;				/* Only groups that wait for replicas are
+						 * left... */
+	bool settled;				/* ...and not even these. */
 	struct nf_run *entry[JOB_MAX_ENTRIES];
 };
 
@@ -147,16 +191,28 @@ enum {
 	ORDER_LANES = 2 * PIPE_MAX_LIVE,
 	ORDER_OVERLAY = 8 * PIPE_MAX_LIVE,
 	ORDER_RESTARTS = 32,			/* Parked runs that go on at once. */
+	ORDER_GUESSES = 8,
+};
+
+/* guess.c: adds to one record that the store has not answered yet. */
+struct guess {
+	unsigned int n_adds;			/* 0: free. */
+	uint8_t table, key_bytes;
+	uint8_t key[NF_MAX_KEY_BYTES];
+	int64_t sum[NF_MAX_VALUE_BYTES / 8];	/* By where they add. */
 };
 
 struct order {
 	unsigned int n_lanes, n_overlay;
+	unsigned int n_guesses;
 	unsigned int n_groupless;		/* In the commit queue, without a group. */
 	uint64_t seed;
 	struct nf_run *commit_head, *commit_tail;
 	struct nf_run *restart_head, *restart_tail;
 	struct lane lane[ORDER_LANES];
 	struct run_write *overlay[ORDER_OVERLAY];
+	struct guess guess[ORDER_GUESSES];
+	uint64_t guessed[NF_MAX_VALUE_BYTES / 8];
 };
 
 /* Nothing is undecided or unacknowledged: nobody has to wait. */
@@ -173,7 +229,7 @@ bool order_park(struct order *o, struct nf_run *r);
 /* 'r' is not decided yet and later runs of its connection have to wait for it. */
 void order_late(struct order *o, struct nf_run *r);
 /* The same for one that has to start again from the top: it goes to the restart list
- * as soon as no earlier run of its connection is undecided. */
+ * as soon as no earlier run of its connection is undecided, or may have to as well. */
 void order_retry(struct order *o, struct nf_run *r);
 /* 'r' has decided: the next late run of its connection may go. */
 void order_decided(struct order *o, struct nf_run *r);
@@ -190,26 +246,62 @@ void order_overlay(struct order *o, struct nf_run *r);
 /* Runs to be started from the top, in order; NULL: none. */
 struct nf_run *order_next_restart(struct order *o);
 
+void guess_add(struct order *o, struct run_write *w);
+/* The store has answered the group of 'r': what it added is in what is read behind it. */
+void guess_answered(struct order *o, struct nf_run *r);
+/* Adds to what 'r' glanced at what is under way. */
+void guess_apply(struct order *o, struct nf_run *r);
+
 /* run.c: one execution. */
 struct run_context {
-	struct frame *request;			/* Reads go here at once... */
-	struct frame writes;			/* ...writes only if it decides. */
+	struct store_part *part;		/* The open job's: reads go here... */
+	unsigned int n_parts;
+	uint8_t n_touches, touch_part[NF_MAX_TOUCHES];
+	struct frame writes, touches;		/* ...these only if it decides. */
 	uint64_t next_version;
 	const struct nf *nf;
 	const void *nf_static;
 	uint64_t secret;			/* For nf_random(). */
 };
 
+static inline struct run_context *context_of(const struct nf_run *r);
+
 /* Calls the handler.  Reads that are not here are in the frame afterwards; writes
  * are in c->writes. */
 enum nf_verdict run_execute(struct run_context *c, struct nf_run *r);
-/* After NF_WAIT: asks again for what was here, as it all has to be of one moment. */
-void run_ask_again(struct run_context *c, struct nf_run *r);
-/* After a verdict with writes: puts the group in the frame. */
-void run_put_group(struct run_context *c, struct nf_run *r);
 /* Rewrites the packet as the run said. */
 void run_rewrite(struct nf_run *r);
 void run_free_emitted(struct nf_run *r);
+
+/* access.c: what a handler does with tables. */
+/* After NF_WAIT: asks again for what was here, as it all has to be of one moment. */
+void run_ask_again(struct run_context *c, struct nf_run *r);
+/* After any other verdict, or instead: takes back what the execution asked for. */
+void run_take_back(struct run_context *c, struct nf_run *r);
+/* After a verdict with writes: puts the group in the frame. */
+void run_put_group(struct run_context *c, struct nf_run *r);
+/* The same for touches. */
+void run_put_touches(struct run_context *c);
+/* The group of a timer's run begins with this. */
+void run_settle(struct nf_run *r, const struct nf_table *t, const void *key,
+		unsigned int key_bytes, uint64_t version);
+
+/* timer.c: runs for records whose time has passed. */
+struct timer {
+	struct nf_run run;			/* First: the run is the timer. */
+	const struct nf_table *table;
+	uint64_t version;
+	uint8_t key_bytes;
+	uint64_t key[NF_MAX_KEY_BYTES / 8];
+	uint64_t value[NF_MAX_VALUE_BYTES / 8];
+};
+
+/* Takes what is due, as far as there is room.  Returns whether there was any. */
+bool timer_gather(struct pipe *p);
+/* Calls the handler. */
+enum nf_verdict timer_execute(struct nf_run *r);
+/* The run has ended. */
+void timer_end(struct pipe *p, struct nf_run *r);
 
 /* pipe.c: a pipe. */
 enum {
@@ -227,11 +319,18 @@ struct pipe {
 	struct store *store;
 	struct port *port[2];
 	struct job *open;
+	unsigned int n_jobs;			/* That have a batch. */
 	unsigned int n_jobs_in_flight;
 	unsigned int n_live;			/* Runs between arrival and release. */
 	uint64_t n_arrived;
 	uint64_t n_left;			/* Ordered ports: released up to here. */
 	bool receiving, ordered;
+	bool pass_unseen;			/* What the store does not answer for. */
+	bool leases;				/* A table of the function is leased. */
+	unsigned int n_turns;
+	_Atomic uint8_t health;			/* enum store_health, lately. */
+	uint64_t timers_free;			/* A bit each. */
+	struct nf_table *table[STORE_MAX_TABLES];
 	uint8_t first_side;			/* To receive from in this turn. */
 	uint64_t now;				/* TSC at the start of the stage. */
 	unsigned int n_departed;		/* In this turn: when they had arrived. */
@@ -244,7 +343,17 @@ struct pipe {
 	_Atomic uint32_t alert_head, alert_tail;
 	struct pipe_alert alert[ALERT_ROOM];
 	uint8_t write_buffer[RUN_WRITE_BYTES];
+	uint8_t touch_buffer[RUN_TOUCH_BYTES];
+	struct timer timer[PIPE_TIMERS];
 };
+
+static_assert(PIPE_TIMERS == 64, "bits of timers_free");
+
+static inline struct run_context *
+context_of(const struct nf_run *r)
+{
+	return &r->pipe->context;
+}
 
 /* Ends a stage: the cycles since the last one ended are its. */
 static inline void
@@ -260,6 +369,7 @@ static inline void
 job_add(struct job *job, struct nf_run *r, unsigned int n_ops)
 {
 	job->entry[job->n_entries++] = r;
+	job->n_used++;
 	job->n_ops += n_ops;
 }
 
@@ -268,6 +378,15 @@ job_free(struct pipe *p, struct job *job)
 {
 	p->store->ops->free(p->store, job->batch);
 	job->batch = NULL;
+	p->n_jobs--;
+}
+
+/* All of it was answered, or a run of its groups has left the commit queue. */
+static inline void
+job_done(struct pipe *p, struct job *job)
+{
+	if (job->settled && job->n_groups == 0)
+		job_free(p, job);
 }
 
 static inline void
@@ -278,6 +397,13 @@ run_prefetch(const struct nf_run *r)
 	rte_prefetch0((const char *)r + 128);
 	rte_prefetch0(&r->value[0]);
 }
+
+/* Makes sure that a job is open. */
+void job_open(struct pipe *p);
+/* The first execution: its reads go into the open job.  A run that decides without
+ * reading goes there too, so that it does not overtake its flow; it is run again at
+ * its turn. */
+void pipe_start(struct pipe *p, struct nf_run *r);
 
 /* settle.c: a batch that came back. */
 void pipe_settle(struct pipe *p, struct job *job);

@@ -4,6 +4,7 @@
 #include "pipe/instance.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/log.h"
@@ -11,6 +12,9 @@
 
 static const char *const huge_words[] = { "auto", "required", "off", NULL };
 static const char *const pace_words[] = { "full", "original", NULL };
+static const char *const commit_words[] = { "auto", "0", "1", "2", NULL };
+static const char *const loss_words[] = { "drop", "pass", NULL };
+static const char *const full_words[] = { "refuse", "evict", NULL };
 static const char *const log_words[] = { "error", "warning", "info", "debug", NULL };
 
 static const struct config_field port_fields[] = {
@@ -29,14 +33,31 @@ static const struct config_field pipe_fields[] = {
 	{ 0 },
 };
 
+static const struct config_field table_fields[] = {
+	{ "limit", CONFIG_UINT, offsetof(struct table_settings, limit), .min = 1,
+	  .max = 1ULL << 32, .help = "records at the most" },
+	{ "full", CONFIG_ENUM, offsetof(struct table_settings, full), .words = full_words,
+	  .help = "what happens at the limit" },
+	{ "commit", CONFIG_ENUM, offsetof(struct table_settings, commit),
+	  .words = commit_words, .help = "replicas that have to have a write" },
+	{ 0 },
+};
 
 static const struct config_field fields[] = {
 	{ "function", CONFIG_STRING, offsetof(struct settings, function), .required = true,
 	  .help = "the function to run" },
 	{ "store", CONFIG_STRING, offsetof(struct settings, store), .required = true,
-	  .help = "embedded:, valkey://HOST:PORT or valkey+unix:///PATH" },
+	  .help = "embedded:, valkey://HOST:PORT, valkeys://HOST:PORT (TLS), "
+		  "valkey+unix:///PATH, valkey+sentinel://HOST,HOST/SERVICE or "
+		  "valkey+cluster://HOST,HOST" },
 	{ "store_timeout", CONFIG_DURATION, offsetof(struct settings, store_timeout_ms),
 	  .min = 10, .max = 60 * 1000, .help = "how long packets wait for the store" },
+	{ "partitions", CONFIG_UINT, offsetof(struct settings, partitions), .min = 1,
+	  .max = STORE_MAX_PARTITIONS, .help = "into how many parts the store is cut" },
+	{ "commit", CONFIG_ENUM, offsetof(struct settings, commit), .words = commit_words,
+	  .help = "replicas that have to have a write before its packet leaves" },
+	{ "on_store_loss", CONFIG_ENUM, offsetof(struct settings, on_store_loss),
+	  .words = loss_words, .help = "what becomes of packets meanwhile" },
 	{ "ports", CONFIG_MAP, 0, .required = true, .fields = port_fields,
 	  .help = "inside and outside" },
 	{ "pipes", CONFIG_MAP, 0, .fields = pipe_fields, .help = "min and max" },
@@ -51,6 +72,7 @@ static const struct config_field fields[] = {
 	{ "log", CONFIG_ENUM, offsetof(struct settings, log_level), .words = log_words,
 	  .help = "the least level that is written" },
 	/* Read when it is known which function runs. */
+	{ "tables", CONFIG_MAP, 0, .help = "limit, full and commit by table" },
 #define X(function) { #function, CONFIG_MAP, 0, .help = "options of " #function },
 	NF_LIST(X)
 #undef X
@@ -68,6 +90,13 @@ check(struct settings *s)
 	if (s->nf == NULL) {
 		config_error(&s->function, "no function '%s', want one of: %s",
 			     s->function, nf_names());
+		err = -EINVAL;
+	}
+	if (s->nf != NULL && s->on_store_loss == 1 && !s->nf->may_pass_unseen) {
+		config_error(&s->on_store_loss,
+			     "on_store_loss is 'pass', but %s cannot do without its "
+			     "state, want 'drop'",
+			     s->function);
 		err = -EINVAL;
 	}
 	if (!store_url_ok(s->store, why, sizeof(why))) {
@@ -113,6 +142,57 @@ load_function(struct settings *s)
 	return 0;
 }
 
+/* The section "tables", whose keys are those of the function. */
+static int
+load_tables(struct settings *s)
+{
+	struct config_field field[STORE_MAX_TABLES + 1] = { 0 };
+	struct nf_table *table[STORE_MAX_TABLES];
+	unsigned int n = nf_tables(s->nf, 0, table, STORE_MAX_TABLES);
+	int err;
+
+	for (unsigned int i = 0; i < STORE_MAX_TABLES; i++)
+		s->table[i].commit = -1;
+	for (unsigned int i = 0; i < n; i++) {
+		field[i] = (struct config_field){
+			.key = table[i]->name, .kind = CONFIG_MAP,
+			.offset = i * sizeof(s->table[0]), .fields = table_fields,
+			.help = "limit, full and commit",
+		};
+	}
+	err = config_section(s->config, "tables", field, s->table);
+	if (err != 0)
+		return err;
+	for (unsigned int i = 0; i < n; i++) {
+		if (s->table[i].full == 0 || table[i]->expired == NULL)
+			continue;
+		config_error(&s->table[i].full,
+			     "tables.%s.full is 'evict', but what expires there has to "
+			     "be settled, want 'refuse'",
+			     table[i]->name);
+		err = -EINVAL;
+	}
+	return err;
+}
+
+static uint8_t
+replicas(int word)
+{
+	return word == 0 ? STORE_COMMIT_AUTO : (uint8_t)(word - 1);
+}
+
+void
+settings_tables(const struct settings *s, struct pipe_table *wanted)
+{
+	for (unsigned int i = 0; i < STORE_MAX_TABLES; i++) {
+		const struct table_settings *t = &s->table[i];
+
+		wanted[i].limit = t->limit;
+		wanted[i].evict = t->full == 1;
+		wanted[i].commit = replicas(t->commit >= 0 ? t->commit : s->commit);
+	}
+}
+
 int
 settings_load(const char *path, struct settings **out)
 {
@@ -128,6 +208,8 @@ settings_load(const char *path, struct settings **out)
 	if (err == 0)
 		err = check(s);
 	if (err == 0)
+		err = load_tables(s);
+	if (err == 0)
 		err = load_function(s);
 	if (err != 0) {
 		settings_free(s);
@@ -135,6 +217,46 @@ settings_load(const char *path, struct settings **out)
 	}
 	*out = s;
 	return 0;
+}
+
+static bool
+same_text(const char *a, const char *b)
+{
+	return (a == NULL && b == NULL) || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+void
+settings_ignored(const struct settings *old, const struct settings *new, char *text,
+		 size_t bytes)
+{
+	const struct {
+		const char *key;
+		bool same;
+	} keys[] = {
+		{ "function", old->nf == new->nf },
+		{ "store", same_text(old->store, new->store) },
+		{ "store_timeout", old->store_timeout_ms == new->store_timeout_ms },
+		{ "partitions", old->partitions == new->partitions },
+		{ "commit", old->commit == new->commit },
+		{ "tables", memcmp(old->table, new->table, sizeof(old->table)) == 0 },
+		{ "on_store_loss", old->on_store_loss == new->on_store_loss },
+		{ "ports.inside", same_text(old->port[0], new->port[0]) },
+		{ "ports.outside", same_text(old->port[1], new->port[1]) },
+		{ "pipes.min", old->pipes_min == new->pipes_min },
+		{ "pipes.max", old->pipes_max == new->pipes_max },
+		{ "pace", old->pace == new->pace },
+		{ "hugepages", old->hugepages == new->hugepages },
+		{ "memory", old->memory_mb == new->memory_mb },
+		{ "alerts", same_text(old->alerts, new->alerts) },
+		{ "log", old->log_level == new->log_level },
+	};
+	size_t n = 0;
+
+	text[0] = '\0';
+	for (unsigned int i = 0; i < sizeof(keys) / sizeof(keys[0]) && n < bytes; i++)
+		if (!keys[i].same)
+			n += (size_t)snprintf(text + n, bytes - n, "%s%s",
+					      n > 0 ? ", " : "", keys[i].key);
 }
 
 void

@@ -4,39 +4,55 @@
  * Runs get their values and decide; most of them are released at once.  Those that wrote
  * put their group into the open job and are released when that is acknowledged; those
  * that lost a race, or need more, go round again.
+ *
+ * A batch whose groups have to reach replicas comes back twice.  The first time its reads
+ * are settled and its groups stay; what they wrote is in the overlay until the second.
  */
 #include "pipe/run.h"
 
 #include <rte_branch_prediction.h>
 
-/* Takes the answers to one run's operations off the reply. */
-static int
-bind(struct frame_cursor *reply, struct nf_run *r)
+/* Takes the answers to one run's reads off the replies of the partitions that it asked.
+ * Where one is lost, those of the others are still taken off. */
+static __rte_always_inline int
+bind_from(struct store_part *part, struct nf_run *r, bool only_one)
 {
 	struct frame_value v;
+	int err = 0;
 
-	if (r->state == RUN_COMMITTING) {
-		if (frame_reply_next(reply, &v) != 1)
-			return -EBADMSG;
-		r->fate = v.answer == FRAME_APPLIED    ? RUN_APPLIED
-			  : v.answer == FRAME_CONFLICT ? RUN_CONFLICT
-						       : RUN_REFUSED;
-		return 0;
-	}
 	for (unsigned int k = 0, i = r->first; k < r->n_pending + r->n_fetched; k++) {
-		if (unlikely(frame_reply_next(reply, &v) != 1))
-			return -EBADMSG;
-		r->value[i].value = v.value;
-		r->value[i].version = v.version;
-		r->value[i].value_bytes = v.value_bytes;
-		r->value[i].format = v.format;
-		r->value[i].unacknowledged = false;
+		struct run_value *value = &r->value[i];
+		struct store_part *from = only_one ? part : &part[value->part];
+
 		if (++i == r->n_asked)
 			i = 0;
+		if (!only_one && unlikely(from->error != 0)) {
+			err = from->error;
+			continue;
+		}
+		if (unlikely(frame_reply_next(&from->reply, &v) != 1)) {
+			from->error = err = -EBADMSG;
+			continue;
+		}
+		value->value = v.value;
+		value->version = v.version;
+		value->value_bytes = v.value_bytes;
+		value->format = v.format;
 	}
 	r->n_fetched = r->n_asked;
 	r->speculative = false;
-	return 0;
+	r->unacknowledged = 0;
+	return err;
+}
+
+static inline int
+bind(const struct pipe *p, struct store_part *part, struct nf_run *r)
+{
+	if (unlikely(p->context.n_parts > 1))
+		return bind_from(part, r, false);
+	if (unlikely(part->error != 0))
+		return part->error;
+	return bind_from(part, r, true);
 }
 
 /* The next one may decide; 'r' leaves. */
@@ -47,13 +63,44 @@ end_dropped(struct pipe *p, struct nf_run *r, enum nf_drop reason)
 	release_dropped(p, r, reason);
 }
 
-/* A run that has to start again. */
+/* The store did not answer what the run has to know. */
 static void
-retry(struct pipe *p, struct nf_run *r)
+end_lost(struct pipe *p, struct nf_run *r)
+{
+	if (likely(!p->pass_unseen || r->mbuf == NULL)) {
+		end_dropped(p, r, NF_DROP_STORE_LOST);
+		return;
+	}
+	order_decided(&p->order, r);
+	if (r->emitted != NULL)
+		run_free_emitted(r);
+	r->n_alerts = 0;
+	r->set_src = false;
+	r->set_dst = false;
+	r->verdict = NF_SEND;
+	p->stats.passed_unseen++;
+	release_run(p, r);
+}
+
+/* The same for one that has decided, if nobody knows whether its group was applied. */
+static void
+release_lost(struct pipe *p, struct nf_run *r)
+{
+	if (p->pass_unseen && r->verdict == NF_SEND) {
+		p->stats.passed_unseen++;
+		release_run(p, r);
+		return;
+	}
+	release_dropped(p, r, NF_DROP_STORE_LOST);
+}
+
+/* A run that has to start again; if it did so too often, 'reason' is why. */
+static void
+retry(struct pipe *p, struct nf_run *r, enum nf_drop reason)
 {
 	r->has_group = false;
-	if (++r->attempt >= RUN_MAX_TRIPS)
-		end_dropped(p, r, NF_DROP_CONFLICT);
+	if (r->mbuf == NULL || ++r->attempt >= RUN_MAX_TRIPS)
+		end_dropped(p, r, reason);
 	else
 		order_retry(&p->order, r);
 }
@@ -65,6 +112,11 @@ release_committed(struct pipe *p)
 	struct nf_run *r;
 
 	while ((r = order_next_committed(&p->order)) != NULL) {
+		if (r->has_group) {
+			r->job->n_groups--;
+			job_done(p, r->job);
+		}
+
 		enum run_fate fate = r->has_group ? (enum run_fate)r->fate
 				     : r->doomed  ? RUN_CONFLICT
 						  : RUN_APPLIED;
@@ -75,11 +127,20 @@ release_committed(struct pipe *p)
 			break;
 		case RUN_CONFLICT:
 			p->stats.conflicts++;
-			retry(p, r);
+			retry(p, r, NF_DROP_CONFLICT);
+			break;
+		case RUN_BOUND:
+			p->stats.bounds++;
+			retry(p, r, NF_DROP_LIMIT);
+			break;
+		case RUN_FULL:
+			release_dropped(p, r, NF_DROP_STORE_FULL);
+			break;
+		case RUN_LOST:
+			release_lost(p, r);
 			break;
 		default:
-			release_dropped(p, r, fate == RUN_LOST ? NF_DROP_STORE_LOST
-							       : NF_DROP_STORE_REFUSED);
+			release_dropped(p, r, NF_DROP_STORE_REFUSED);
 			break;
 		}
 	}
@@ -87,10 +148,10 @@ release_committed(struct pipe *p)
 
 /* The run asked for more than is here. */
 static void
-wait_more(struct pipe *p, struct nf_run *r, uint8_t *mark)
+wait_more(struct pipe *p, struct nf_run *r)
 {
 	if (++r->trips >= RUN_MAX_TRIPS) {
-		p->context.request->at = mark;
+		run_take_back(&p->context, r);
 		end_dropped(p, r, NF_DROP_CONFLICT);
 		return;
 	}
@@ -100,10 +161,28 @@ wait_more(struct pipe *p, struct nf_run *r, uint8_t *mark)
 	job_add(p->open, r, r->n_asked);
 }
 
-/* Runs 'r' with its values.  Most runs leave here. */
+/* Puts the touches of a run that has decided into the open job. */
 static void
-decide(struct pipe *p, struct nf_run *r)
+put_touches(struct pipe *p, const struct nf_run *r)
 {
+	if (p->context.n_touches == 0)
+		return;
+	run_put_touches(&p->context);
+	p->open->n_ops += p->context.n_touches;
+	/* With a group, the run counts by its entry. */
+	if (r->n_writes == 0)
+		p->open->n_used++;
+}
+
+/* Runs 'r' with its values.  Most runs leave here.  Where it is 'tight', the open job may
+ * have no room for what the run asks or writes. */
+static inline void
+decide(struct pipe *p, struct nf_run *r, bool tight)
+{
+	if (unlikely(tight) && p->open->n_used == JOB_MAX_ENTRIES) {
+		order_retry(&p->order, r);
+		return;
+	}
 	if (unlikely(!order_quiet(&p->order))) {
 		if (order_park(&p->order, r)) {
 			p->stats.parked++;
@@ -112,19 +191,24 @@ decide(struct pipe *p, struct nf_run *r)
 		order_overlay(&p->order, r);
 	}
 
-	uint8_t *mark = p->context.request->at;
 	enum nf_verdict verdict = run_execute(&p->context, r);
 
 	p->stats.runs++;
 	if (unlikely(verdict == NF_WAIT)) {
-		wait_more(p, r, mark);
+		wait_more(p, r);
 		return;
 	}
-	p->context.request->at = mark;
+	if (unlikely((r->n_pending | p->context.n_touches) != 0)) {
+		if (r->n_pending > 0)
+			run_take_back(&p->context, r);
+		put_touches(p, r);
+	}
 	r->verdict = verdict;
 	if (r->n_writes > 0) {
 		run_put_group(&p->context, r);
 		job_add(p->open, r, 1);
+		r->job = p->open;
+		p->open->n_groups++;
 		order_commit(&p->order, r);
 	} else if (unlikely(r->speculative || order_committing(&p->order, r))) {
 		order_commit(&p->order, r);
@@ -136,19 +220,64 @@ decide(struct pipe *p, struct nf_run *r)
 	order_decided(&p->order, r);
 }
 
-/* The store did not answer, or answered nonsense. */
-static void
-job_lost(struct pipe *p, struct job *job, unsigned int from)
+static enum run_fate
+fate_of(uint8_t answer)
 {
-	for (unsigned int i = from; i < job->n_entries; i++) {
+	static const uint8_t fates[FRAME_N_ANSWERS] = {
+		[FRAME_APPLIED] = RUN_APPLIED, [FRAME_CONFLICT] = RUN_CONFLICT,
+		[FRAME_REFUSED] = RUN_REFUSED, [FRAME_BOUND] = RUN_BOUND,
+		[FRAME_FULL] = RUN_FULL,
+	};
+
+	return fates[answer];
+}
+
+/* Takes the answer to a run's group off its partition's reply: the next one that is a
+ * group's, as reads that were settled before are still among them. */
+static void
+bind_group(struct store_part *part, struct nf_run *r)
+{
+	struct frame_value v = { .answer = FRAME_MISS };
+
+	r->fate = RUN_LOST;
+	if (unlikely(part->error != 0))
+		return;
+	while (v.answer < FRAME_APPLIED) {
+		if (unlikely(frame_reply_next(&part->reply, &v) != 1)) {
+			part->error = -EBADMSG;
+			return;
+		}
+	}
+	r->fate = fate_of(v.answer);
+}
+
+/* The second time: only groups are left. */
+static void
+settle_groups(struct pipe *p, struct job *job)
+{
+	for (unsigned int i = 0; i < job->n_entries; i++) {
 		struct nf_run *r = job->entry[i];
 
-		if (r->state == RUN_COMMITTING)
-			r->fate = RUN_LOST;
-		else
-			end_dropped(p, r, NF_DROP_STORE_LOST);
+		bind_group(&job->batch->part[r->part], r);
+		release_committed(p);
 	}
-	job->n_entries = from;
+	job->settled = true;
+	job_done(p, job);
+}
+
+/* A group's answer.  Returns whether the run stays in the job, to be asked for again. */
+static inline bool
+settle_group(struct pipe *p, struct store_batch *b, struct nf_run *r)
+{
+	bind_group(&b->part[r->part], r);
+	if (unlikely(p->order.n_guesses > 0))
+		guess_answered(&p->order, r);
+	if (unlikely(!b->final)) {
+		r->fate = RUN_UNKNOWN;
+		return true;
+	}
+	release_committed(p);
+	return false;
 }
 
 /* Entries are taken in the order of the frame.  A group that stands behind a read was
@@ -156,26 +285,34 @@ job_lost(struct pipe *p, struct job *job, unsigned int from)
 void
 pipe_settle(struct pipe *p, struct job *job)
 {
-	struct frame_cursor reply = job->batch->reply;
-	unsigned int n = job->batch->error == 0 ? job->n_entries : 0;
+	struct store_batch *b = job->batch;
+	unsigned int n = job->n_entries, n_stay = 0;
+	bool tight = p->open->n_used + n > JOB_MAX_ENTRIES;
 
+	if (unlikely(job->answered)) {
+		settle_groups(p, job);
+		return;
+	}
 	for (unsigned int i = 0; i < n; i++) {
 		struct nf_run *r = job->entry[i];
 
 		if (i + 3 < n)
 			run_prefetch(job->entry[i + 3]);
-		if (r->state != RUN_DECIDED && unlikely(bind(&reply, r) != 0)) {
-			n = i;
-			break;
+		if (r->state == RUN_COMMITTING) {
+			if (settle_group(p, b, r))
+				job->entry[n_stay++] = r;
+		} else if (r->state == RUN_DECIDED || likely(bind(p, b->part, r) == 0)) {
+			decide(p, r, tight);
+		} else {
+			end_lost(p, r);
 		}
-		if (r->state == RUN_COMMITTING)
-			release_committed(p);
-		else
-			decide(p, r);
 	}
-	if (unlikely(n < job->n_entries)) {
-		job_lost(p, job, n);
-		release_committed(p);
+	if (likely(b->final)) {
+		job->settled = true;
+		job_done(p, job);
+		return;
 	}
-	job_free(p, job);
+	job->n_entries = n_stay;
+	job->answered = true;
+	p->stats.uncommitted++;
 }

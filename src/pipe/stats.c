@@ -52,6 +52,21 @@ collect(const struct stats_source *source, struct pipe_stats *sum)
 		add(sum, pipe_stats(source->pipe[i]));
 }
 
+/* Of the pipe whose store is worst off. */
+static const char *
+store_state(const struct stats_source *source)
+{
+	static const char *const words[] = {
+		[STORE_CONNECTED] = "connected", [STORE_CONNECTING] = "connecting",
+		[STORE_LOST] = "lost",
+	};
+	enum store_health worst = STORE_CONNECTED;
+
+	for (unsigned int i = 0; i < source->n_pipes; i++)
+		worst = RTE_MAX(worst, pipe_health(source->pipe[i]));
+	return words[worst];
+}
+
 /* The residence time, in nanoseconds, that 'share' of the packets stayed below. */
 static uint64_t
 residence_ns(const struct pipe_stats *s, double share)
@@ -84,6 +99,7 @@ answer_stats(const char *command, const char *parameters, struct rte_tel_data *d
 	collect(served, &s);
 	rte_tel_data_start_dict(d);
 	rte_tel_data_add_dict_string(d, "function", served->function);
+	rte_tel_data_add_dict_string(d, "store", store_state(served));
 	rte_tel_data_add_dict_u64(d, "received", s.received);
 	rte_tel_data_add_dict_u64(d, "received_bytes", s.received_bytes);
 	rte_tel_data_add_dict_u64(d, "sent", s.sent);
@@ -93,8 +109,13 @@ answer_stats(const char *command, const char *parameters, struct rte_tel_data *d
 	rte_tel_data_add_dict_u64(d, "batches", s.batches);
 	rte_tel_data_add_dict_u64(d, "runs", s.runs);
 	rte_tel_data_add_dict_u64(d, "conflicts", s.conflicts);
+	rte_tel_data_add_dict_u64(d, "bounds", s.bounds);
 	rte_tel_data_add_dict_u64(d, "parked", s.parked);
 	rte_tel_data_add_dict_u64(d, "alerts", s.alerts);
+	rte_tel_data_add_dict_u64(d, "passed_unseen", s.passed_unseen);
+	rte_tel_data_add_dict_u64(d, "leases_settled", s.leases_settled);
+	rte_tel_data_add_dict_u64(d, "leases_left", s.leases_left);
+	rte_tel_data_add_dict_u64(d, "uncommitted", s.uncommitted);
 	rte_tel_data_add_dict_u64(d, "residence_p50_ns", residence_ns(&s, 0.5));
 	rte_tel_data_add_dict_u64(d, "residence_p99_ns", residence_ns(&s, 0.99));
 	rte_tel_data_start_dict(dropped);

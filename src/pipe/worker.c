@@ -24,6 +24,11 @@
 /* A round trip to a store that is awake takes about 10 us: bench/store. */
 #define SPIN_US 50
 
+enum {
+	/* Frames, commits, leases, and looking for the primary, of each partition. */
+	MAX_STORE_FDS = 4 * STORE_MAX_PARTITIONS,
+};
+
 struct worker {
 	struct pipe_config config;
 	struct pipe *pipe;
@@ -37,13 +42,16 @@ struct worker {
 static void
 sleep_until_something(struct worker *w)
 {
-	struct pollfd fd[4];
+	struct store *store = w->config.store;
+	struct pollfd fd[3 + MAX_STORE_FDS];
+	int store_fd[MAX_STORE_FDS], timeout_ms;
 	unsigned int n = 0;
-	int timeout_ms;
-	int store_fd = w->config.store->ops->wait_fd(w->config.store, &timeout_ms);
+	unsigned int n_store = store->ops->wait_fds(store, store_fd, MAX_STORE_FDS,
+						    &timeout_ms);
 
 	fd[n++] = (struct pollfd){ .fd = w->wake_fd, .events = POLLIN };
-	fd[n++] = (struct pollfd){ .fd = store_fd, .events = POLLIN };
+	for (unsigned int i = 0; i < n_store; i++)
+		fd[n++] = (struct pollfd){ .fd = store_fd[i], .events = POLLIN };
 	for (unsigned int side = 0; side < 2; side++) {
 		const struct port *port = w->config.port[side];
 

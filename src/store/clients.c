@@ -6,14 +6,14 @@
  * remembered; their ids rise.  Clients lie in a hash and in a list by when they were
  * heard of; the one heard of the longest ago goes when there are too many.
  */
-#include "store/core.h"
+#include "store/partition.h"
 
 #include <errno.h>
 
 enum {
 	CLIENTS_HEADS = 4096,
 	CLIENTS_MAX = 65536,
-	CLIENTS_MAX_BYTES = 256 << 20,		/* Answers of a frame may be 64 KiB. */
+	CLIENTS_MAX_BYTES = 256 << 20,		/* Answers of a frame may be 86 KiB. */
 	CLIENTS_SILENCE = 3600 * 1000 / WHEEL_TICK_MS,
 	CLIENTS_FIRST_ROOM = 16,		/* Bytes of answers. */
 };

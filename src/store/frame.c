@@ -11,7 +11,15 @@
 enum {
 	FRAME_ALIGN = 8,
 	FRAME_KEY_OP = 4,			/* Bytes before the key of a READ. */
-	FRAME_LONG_OP = 16,			/* Of a GROUP, CHECK or PUT. */
+	FRAME_PICK_OP = 8,
+	FRAME_LONG_OP = 16,			/* Of GROUP, CHECK, PUT, TAKE and GIVE. */
+	FRAME_ADD_OP = 40,
+	/* Kinds that stand in groups, and those that change a record without knowing what
+	 * it is. */
+	FRAME_IN_GROUP = 1 << FRAME_CHECK | 1 << FRAME_PUT | 1 << FRAME_DELETE |
+			 1 << FRAME_SETTLE | 1 << FRAME_ADD | 1 << FRAME_TAKE |
+			 1 << FRAME_GIVE,
+	FRAME_BLIND = 1 << FRAME_ADD | 1 << FRAME_TAKE | 1 << FRAME_GIVE,
 };
 
 static inline uint64_t
@@ -23,36 +31,76 @@ load_u64(const uint8_t *at)
 	return x;
 }
 
+/* Takes a head of 'bytes' off: magic and length are the same in all. */
+static int
+head_open(const void *message, size_t bytes, size_t max, uint32_t magic, void *head,
+	  size_t head_bytes, struct frame_cursor *c)
+{
+	uint32_t start[2];
+
+	if (bytes < head_bytes || bytes > max || bytes % FRAME_ALIGN != 0)
+		return -EBADMSG;
+	memcpy(start, message, sizeof(start));
+	if (start[0] != magic || start[1] != bytes)
+		return -EBADMSG;
+	memcpy(head, message, head_bytes);
+	c->at = (const uint8_t *)message + head_bytes;
+	c->end = (const uint8_t *)message + bytes;
+	return 0;
+}
+
 int
 frame_open(const void *frame, size_t bytes, struct frame_head *head,
 	   struct frame_cursor *c)
 {
-	if (bytes < sizeof(*head) || bytes > FRAME_MAX_BYTES || bytes % FRAME_ALIGN != 0)
-		return -EBADMSG;
-	memcpy(head, frame, sizeof(*head));
-	if (head->magic != FRAME_MAGIC || head->n_bytes != bytes)
-		return -EBADMSG;
-	c->at = (const uint8_t *)frame + sizeof(*head);
-	c->end = (const uint8_t *)frame + bytes;
-	return 0;
+	return head_open(frame, bytes, FRAME_MAX_BYTES, FRAME_MAGIC, head, sizeof(*head),
+			 c);
 }
 
 int
 frame_reply_open(const void *reply, size_t bytes, struct frame_reply_head *head,
 		 struct frame_cursor *c)
 {
-	if (bytes < sizeof(*head) || bytes > FRAME_MAX_REPLY_BYTES ||
-	    bytes % FRAME_ALIGN != 0)
-		return -EBADMSG;
-	memcpy(head, reply, sizeof(*head));
-	if (head->magic != FRAME_REPLY_MAGIC || head->n_bytes != bytes)
-		return -EBADMSG;
-	c->at = (const uint8_t *)reply + sizeof(*head);
-	c->end = (const uint8_t *)reply + bytes;
-	return 0;
+	return head_open(reply, bytes, FRAME_MAX_REPLY_BYTES, FRAME_REPLY_MAGIC, head,
+			 sizeof(*head), c);
 }
 
-/* READ, PEEK and DELETE: u8 op, u8 table, u8 key_bytes, u8 0, key. */
+int
+frame_leases_open(const void *leases, size_t bytes, struct frame_cursor *c)
+{
+	struct frame_reply_head head;
+	int err = head_open(leases, bytes, FRAME_MAX_REPLY_BYTES, FRAME_LEASES_MAGIC,
+			    &head, sizeof(head), c);
+
+	return err != 0 || head.id == 0 ? err : -EBADMSG;
+}
+
+int
+frame_lease_next(struct frame_cursor *c, struct frame_lease *lease)
+{
+	size_t left = (size_t)(c->end - c->at), bytes;
+	uint64_t word;
+
+	if (left < FRAME_LONG_OP)
+		return left == 0 ? 0 : -EBADMSG;
+	word = load_u64(c->at);
+	lease->table = (uint8_t)(word >> 8);
+	lease->key_bytes = (uint8_t)(word >> 16);
+	lease->format = (uint8_t)(word >> 24);
+	lease->value_bytes = (uint16_t)(word >> 32);
+	lease->version = load_u64(c->at + FRAME_ALIGN);
+	lease->value = c->at + FRAME_LONG_OP;
+	lease->key = lease->value + FRAME_PAD(lease->value_bytes);
+	bytes = FRAME_LONG_OP + FRAME_PAD(lease->value_bytes) +
+		FRAME_PAD(lease->key_bytes);
+	if (left < bytes || (uint8_t)word != FRAME_HIT || word >> 48 != 0 ||
+	    lease->key_bytes == 0 || lease->version == 0)
+		return -EBADMSG;
+	c->at += bytes;
+	return 1;
+}
+
+/* READ, PEEK, TOUCH and DELETE: u8 op, u8 table, u8 key_bytes, u8 0, key. */
 static inline int
 frame_next_key(struct frame_cursor *c, size_t left, uint64_t word, struct frame_op *op)
 {
@@ -108,12 +156,79 @@ frame_next_put(struct frame_cursor *c, size_t left, uint64_t word, struct frame_
 	op->value = c->at + FRAME_LONG_OP;
 	op->key = op->value + FRAME_PAD(op->value_bytes);
 	bytes = FRAME_LONG_OP + FRAME_PAD(op->value_bytes) + FRAME_PAD(op->key_bytes);
-	if (left < bytes || word >> 48 != 0)
+	op->rank = (uint8_t)(word >> 48);
+	if (left < bytes || word >> 48 >= FRAME_RANKS)
 		return -EBADMSG;
 	idle_ms = load_u64(c->at + FRAME_ALIGN);
 	if (idle_ms > UINT32_MAX)
 		return -EBADMSG;
 	op->idle_ms = (uint32_t)idle_ms;
+	c->at += bytes;
+	return 1;
+}
+
+static inline int
+frame_next_pick(struct frame_cursor *c, size_t left, uint64_t word, struct frame_op *op)
+{
+	size_t bytes;
+
+	op->table = (uint8_t)(word >> 8);
+	op->key_bytes = (uint8_t)(word >> 16);
+	op->n_members = (uint32_t)(word >> 32);
+	op->key = c->at + FRAME_PICK_OP;
+	bytes = FRAME_PICK_OP + FRAME_PAD(op->key_bytes);
+	if (left < bytes || (uint8_t)(word >> 24) != 0)
+		return -EBADMSG;
+	c->at += bytes;
+	return 1;
+}
+
+static int
+frame_next_add(struct frame_cursor *c, size_t left, uint64_t word, struct frame_op *op)
+{
+	size_t bytes;
+	uint64_t idle_ms;
+
+	op->table = (uint8_t)(word >> 8);
+	op->key_bytes = (uint8_t)(word >> 16);
+	op->format = (uint8_t)(word >> 24);
+	op->value_bytes = (uint16_t)(word >> 32);
+	op->offset = (uint16_t)(word >> 48);
+	op->key = c->at + FRAME_ADD_OP;
+	bytes = FRAME_ADD_OP + FRAME_PAD(op->key_bytes);
+	if (left < bytes)
+		return -EBADMSG;
+	idle_ms = load_u64(c->at + FRAME_ALIGN);
+	if (idle_ms > UINT32_MAX)
+		return -EBADMSG;
+	op->idle_ms = (uint32_t)idle_ms;
+	op->delta = (int64_t)load_u64(c->at + 16);
+	op->min = (int64_t)load_u64(c->at + 24);
+	op->max = (int64_t)load_u64(c->at + 32);
+	c->at += bytes;
+	return 1;
+}
+
+/* TAKE: u8 format, u32 n_members; GIVE has 0 for the one and u32 quarantine_ms for the
+ * other. */
+static int
+frame_next_member(struct frame_cursor *c, size_t left, uint64_t word, struct frame_op *op)
+{
+	size_t bytes;
+	uint64_t member;
+
+	op->table = (uint8_t)(word >> 8);
+	op->key_bytes = (uint8_t)(word >> 16);
+	op->format = (uint8_t)(word >> 24);
+	op->n_members = op->idle_ms = (uint32_t)(word >> 32);
+	op->key = c->at + FRAME_LONG_OP;
+	bytes = FRAME_LONG_OP + FRAME_PAD(op->key_bytes);
+	if (left < bytes || (op->kind == FRAME_GIVE && op->format != 0))
+		return -EBADMSG;
+	member = load_u64(c->at + FRAME_ALIGN);
+	if (member >= FRAME_MAX_MEMBERS)
+		return -EBADMSG;
+	op->member = (uint32_t)member;
 	c->at += bytes;
 	return 1;
 }
@@ -131,44 +246,140 @@ frame_next(struct frame_cursor *c, struct frame_op *op)
 	switch (op->kind) {
 	case FRAME_READ:
 	case FRAME_PEEK:
+	case FRAME_TOUCH:
 	case FRAME_DELETE:
 		return frame_next_key(c, left, word, op);
+	case FRAME_PICK:
+		return frame_next_pick(c, left, word, op);
 	case FRAME_GROUP:
 		return frame_next_group(c, left, word, op);
 	case FRAME_CHECK:
+	case FRAME_SETTLE:
 		return frame_next_check(c, left, word, op);
 	case FRAME_PUT:
 		return frame_next_put(c, left, word, op);
+	case FRAME_ADD:
+		return frame_next_add(c, left, word, op);
+	case FRAME_TAKE:
+	case FRAME_GIVE:
+		return frame_next_member(c, left, word, op);
 	default:
 		return -EBADMSG;
 	}
 }
 
-/* Whether a keyed operation keeps to the limits of its table. */
+/* Whether the table and the key of an operation are such. */
 static inline bool
-within_limits(const struct frame_op *op, const struct frame_limits *tables,
-	      unsigned int n_tables)
+key_fits(const struct frame_op *op, const struct frame_limits *tables,
+	 unsigned int n_tables)
 {
-	if (op->table >= n_tables || op->key_bytes == 0 ||
-	    op->key_bytes > tables[op->table].key_max)
+	return op->table < n_tables && op->key_bytes != 0 &&
+	       op->key_bytes <= tables[op->table].key_max;
+}
+
+static inline bool
+range_fits(const struct frame_op *op, uint16_t value_max)
+{
+	return op->n_members > 0 && op->n_members <= FRAME_MAX_MEMBERS &&
+	       frame_range_bytes(op->n_members) <= value_max;
+}
+
+/* Whether the rest of a blind operation is. */
+static bool
+blind_fits(const struct frame_op *op, uint16_t value_max)
+{
+	if (op->kind == FRAME_ADD)
+		return op->value_bytes <= value_max &&
+		       op->offset + sizeof(uint64_t) <= op->value_bytes &&
+		       op->min <= op->max;
+	return op->kind == FRAME_GIVE ||
+	       (range_fits(op, value_max) && op->member < op->n_members);
+}
+
+static bool
+same_key(const struct frame_op *a, const struct frame_op *b)
+{
+	return a->table == b->table && a->key_bytes == b->key_bytes &&
+	       memcmp(a->key, b->key, a->key_bytes) == 0;
+}
+
+static bool
+is_blind(const struct frame_op *op)
+{
+	return (FRAME_BLIND >> op->kind & 1) != 0;
+}
+
+/* Whether two operations of a group go together: what a blind one does must not depend on
+ * another. */
+static bool
+go_together(const struct frame_op *a, const struct frame_op *b)
+{
+	if (a->kind == FRAME_CHECK || b->kind == FRAME_CHECK ||
+	    (!is_blind(a) && !is_blind(b)) || !same_key(a, b))
+		return true;
+	if (!is_blind(a) || !is_blind(b) ||
+	    (a->kind == FRAME_ADD) != (b->kind == FRAME_ADD))
 		return false;
-	return op->kind != FRAME_PUT || op->value_bytes <= tables[op->table].value_max;
+	if (a->kind != FRAME_ADD)
+		return a->member != b->member;
+	return a->value_bytes == b->value_bytes &&
+	       (a->offset >= b->offset + sizeof(uint64_t) ||
+		b->offset >= a->offset + sizeof(uint64_t));
+}
+
+/* The operations of a group in which one is blind, that are else well formed. */
+static bool
+validate_blind(struct frame_cursor c, unsigned int n_ops)
+{
+	struct frame_op op[FRAME_MAX_GROUP_OPS];
+
+	for (unsigned int i = 0; i < n_ops; i++) {
+		frame_next(&c, &op[i]);
+		for (unsigned int j = 0; j < i; j++) {
+			if (!go_together(&op[i], &op[j]))
+				return false;
+		}
+	}
+	return true;
 }
 
 static int
 validate_group(struct frame_cursor *c, const struct frame_op *group,
 	       const struct frame_limits *tables, unsigned int n_tables)
 {
+	const struct frame_cursor start = *c;
 	struct frame_op op;
+	unsigned int kinds = 0;
 
 	if (group->version == 0 || group->n_ops == 0 ||
 	    group->n_ops > FRAME_MAX_GROUP_OPS)
 		return -EBADMSG;
 	for (unsigned int i = 0; i < group->n_ops; i++) {
-		if (frame_next(c, &op) != 1 || op.kind < FRAME_CHECK ||
-		    !within_limits(&op, tables, n_tables))
+		if (frame_next(c, &op) != 1 || (FRAME_IN_GROUP >> op.kind & 1) == 0 ||
+		    !key_fits(&op, tables, n_tables))
 			return -EBADMSG;
+		if (op.kind == FRAME_PUT && op.value_bytes > tables[op.table].value_max)
+			return -EBADMSG;
+		if (is_blind(&op) && !blind_fits(&op, tables[op.table].value_max))
+			return -EBADMSG;
+		kinds |= 1u << op.kind;
 	}
+	if ((kinds & FRAME_BLIND) != 0 && !validate_blind(start, group->n_ops))
+		return -EBADMSG;
+	return 0;
+}
+
+/* TOUCH and PICK; reads are the first two kinds. */
+static int
+validate_alone(const struct frame_op *op, const struct frame_limits *tables,
+	       struct frame_shape *shape)
+{
+	if (op->kind == FRAME_TOUCH)
+		return 0;
+	if (op->kind != FRAME_PICK || !range_fits(op, tables[op->table].value_max))
+		return -EBADMSG;
+	shape->n_answers++;
+	shape->max_reply_bytes += FRAME_LONG_OP + FRAME_ALIGN;
 	return 0;
 }
 
@@ -181,17 +392,19 @@ frame_validate(struct frame_cursor c, const struct frame_limits *tables,
 
 	*shape = (struct frame_shape){ .max_reply_bytes = FRAME_REPLY_HEAD_BYTES };
 	while ((more = frame_next(&c, &op)) == 1) {
-		shape->n_answers++;
 		if (op.kind == FRAME_GROUP) {
 			if (validate_group(&c, &op, tables, n_tables) != 0)
 				return -EBADMSG;
 			shape->n_groups++;
+			shape->n_answers++;
 			shape->max_reply_bytes += FRAME_ALIGN;
-		} else if (op.kind <= FRAME_PEEK &&
-			   within_limits(&op, tables, n_tables)) {
+		} else if (!key_fits(&op, tables, n_tables)) {
+			return -EBADMSG;
+		} else if (op.kind <= FRAME_PEEK) {
+			shape->n_answers++;
 			shape->max_reply_bytes +=
 				FRAME_LONG_OP + FRAME_PAD(tables[op.table].value_max);
-		} else {
+		} else if (validate_alone(&op, tables, shape) != 0) {
 			return -EBADMSG;
 		}
 	}

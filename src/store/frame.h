@@ -8,20 +8,36 @@
  * an aligned buffer values can be used where they lie.
  *
  *   request   head, then operations
- *     head    u32 magic, u32 n_bytes (of the whole frame), u64 generation,
+ *     head    u32 magic, u32 n_bytes (of the whole frame), u64 generation, u64 term,
  *             u64 client, u64 id
- *     READ    u8 op, u8 table, u8 key_bytes, u8 0, key, pad          (PEEK alike)
+ *     READ    u8 op, u8 table, u8 key_bytes, u8 0, key, pad   (PEEK, TOUCH alike)
+ *     PICK    u8 op, u8 table, u8 key_bytes, u8 0, u32 n_members, key, pad
  *     GROUP   u8 op, u8 n_ops, u16 0, u32 0, u64 version; then its n_ops operations:
  *       CHECK u8 op, u8 table, u8 key_bytes, u8 0, u32 0, u64 version (0: absent),
- *             key, pad
- *       PUT   u8 op, u8 table, u8 key_bytes, u8 format, u16 value_bytes, u16 0,
+ *             key, pad                                        (SETTLE alike)
+ *       PUT   u8 op, u8 table, u8 key_bytes, u8 format, u16 value_bytes, u8 rank, u8 0,
  *             u32 idle_ms (0: for ever), u32 0, value, pad, key, pad
  *       DELETE u8 op, u8 table, u8 key_bytes, u8 0, key, pad
+ *       ADD   u8 op, u8 table, u8 key_bytes, u8 format, u16 value_bytes, u16 offset,
+ *             u32 idle_ms, u32 0, i64 delta, i64 min, i64 max, key, pad
+ *       TAKE  u8 op, u8 table, u8 key_bytes, u8 format, u32 n_members, u32 member,
+ *             u32 0, key, pad
+ *       GIVE  u8 op, u8 table, u8 key_bytes, u8 0, u32 quarantine_ms, u32 member,
+ *             u32 0, key, pad
  *   reply     head: u32 magic, u32 n_bytes, u64 id; then one answer for each READ,
- *             PEEK and GROUP, in order
+ *             PEEK, PICK and GROUP, in order (a TOUCH has none)
  *     read    u8 FRAME_MISS, u8 0, u16 0, u32 0
  *             u8 FRAME_HIT, u8 format, u16 value_bytes, u32 0, u64 version, value, pad
- *     group   u8 FRAME_APPLIED, FRAME_CONFLICT or FRAME_REFUSED, u8 0, u16 0, u32 0
+ *     pick    FRAME_MISS: none is free; or a FRAME_HIT of version 0 whose value is the
+ *             member, u32
+ *     group   u8 answer, FRAME_APPLIED or another, u8 0, u16 0, u32 0
+ *   leases    head: u32 magic, u32 n_bytes, u64 0; then records whose time has passed:
+ *     record  u8 FRAME_HIT, u8 table, u8 key_bytes, u8 format, u16 value_bytes, u16 0,
+ *             u64 version, value, pad, key, pad
+ *
+ * A range is a record that TAKE makes: u32 n_members, u32 n_taken, and a bit for each
+ * member, from the lowest bit of the first u64 on, set while it is taken or in
+ * quarantine.
  */
 #ifndef STORE_FRAME_H
 #define STORE_FRAME_H
@@ -33,17 +49,20 @@
 #include <stdint.h>
 #include <string.h>
 
-#define FRAME_PROTOCOL 1			/* The last byte of both magics. */
-#define FRAME_MAGIC 0x01464e53u			/* "SNF\1" */
-#define FRAME_REPLY_MAGIC 0x01524e53u		/* "SNR\1" */
+#define FRAME_PROTOCOL 2			/* The last byte of both magics. */
+#define FRAME_MAGIC 0x02464e53u			/* "SNF\2" */
+#define FRAME_REPLY_MAGIC 0x02524e53u		/* "SNR\2" */
+#define FRAME_LEASES_MAGIC 0x02444e53u		/* "SND\2" */
 
 enum {
 	FRAME_MAX_BYTES = 4 << 20,		/* Of a request; a reply may be longer. */
 	FRAME_MAX_REPLY_BYTES = 16 << 20,
 	FRAME_MAX_KEY = 64,
-	FRAME_MAX_VALUE = 2048,
+	FRAME_MAX_VALUE = 8208,			/* A range of 65,536 members, and pad. */
+	FRAME_MAX_MEMBERS = 65536,
+	FRAME_RANKS = 2,
 	FRAME_MAX_GROUP_OPS = 32,
-	FRAME_HEAD_BYTES = 32,
+	FRAME_HEAD_BYTES = 40,
 	FRAME_REPLY_HEAD_BYTES = 16,
 };
 
@@ -54,6 +73,12 @@ enum frame_op_kind {
 	FRAME_CHECK = 4,
 	FRAME_PUT = 5,
 	FRAME_DELETE = 6,
+	FRAME_TOUCH = 7,			/* A read without an answer. */
+	FRAME_PICK = 8,				/* Proposes a free member of a range. */
+	FRAME_SETTLE = 9,			/* Ends a lease: deletes what is due. */
+	FRAME_ADD = 10,				/* To a 64-bit field of a value. */
+	FRAME_TAKE = 11,			/* A member that has to be free. */
+	FRAME_GIVE = 12,			/* A member that has to be taken. */
 };
 
 enum frame_answer {
@@ -62,11 +87,15 @@ enum frame_answer {
 	FRAME_APPLIED = 2,
 	FRAME_CONFLICT = 3,			/* A check failed: nothing was changed. */
 	FRAME_REFUSED = 4,			/* Out of memory: nothing was changed. */
+	FRAME_BOUND = 5,			/* An ADD is out of bounds: likewise. */
+	FRAME_FULL = 6,				/* A table is at its limit: likewise. */
+	FRAME_N_ANSWERS
 };
 
 struct frame_head {
 	uint32_t magic, n_bytes;
-	uint64_t generation;			/* As SNF.OPEN gave it. */
+	uint64_t generation;			/* As SNF.OPEN gave it... */
+	uint64_t term;				/* ...and this, for a primary's time. */
 	uint64_t client;			/* Random, one for each connection's owner. */
 	uint64_t id;				/* Rises with every frame of the client. */
 };
@@ -84,13 +113,24 @@ struct frame_op {
 	uint8_t kind;				/* enum frame_op_kind */
 	uint8_t table;
 	uint8_t key_bytes;
-	uint8_t format;				/* PUT */
+	uint8_t format;				/* PUT, ADD, TAKE */
 	uint8_t n_ops;				/* GROUP */
-	uint16_t value_bytes;			/* PUT */
-	uint32_t idle_ms;			/* PUT */
-	uint64_t version;			/* GROUP, CHECK */
+	uint8_t rank;				/* PUT; 0 is evicted before 1. */
+	uint16_t value_bytes;			/* PUT, ADD */
+	uint16_t offset;			/* ADD */
+	uint32_t idle_ms;			/* PUT, ADD; GIVE: quarantine */
+	uint32_t n_members, member;		/* PICK, TAKE; TAKE, GIVE */
+	uint64_t version;			/* GROUP, CHECK, SETTLE */
 	const uint8_t *key, *value;
+	int64_t delta, min, max;		/* ADD */
 };
+
+/* The length of a range's value. */
+static inline unsigned int
+frame_range_bytes(uint32_t n_members)
+{
+	return 8 + (n_members + 63) / 64 * 8;
+}
 
 /* One answer, taken off a reply. */
 struct frame_value {
@@ -109,6 +149,7 @@ struct frame_cursor {
  * it does not fit. */
 struct frame {
 	uint8_t *start, *at, *end;
+	uint8_t *groups;			/* Where the first starts; NULL: none. */
 };
 
 static inline void
@@ -117,6 +158,7 @@ frame_init(struct frame *f, void *buffer, size_t bytes)
 	f->start = buffer;
 	f->at = f->start + FRAME_HEAD_BYTES;
 	f->end = f->start + bytes;
+	f->groups = NULL;
 }
 
 static inline size_t
@@ -125,12 +167,19 @@ frame_room(const struct frame *f)
 	return (size_t)(f->end - f->at);
 }
 
+static inline bool
+frame_is_empty(const struct frame *f)
+{
+	return f->at == f->start + FRAME_HEAD_BYTES;
+}
+
 /* Completes the head. */
 static inline void
-frame_finish(struct frame *f, uint64_t generation, uint64_t client, uint64_t id)
+frame_finish(struct frame *f, uint64_t generation, uint64_t term, uint64_t client,
+	     uint64_t id)
 {
 	struct frame_head h = { FRAME_MAGIC, (uint32_t)(f->at - f->start),
-				generation, client, id };
+				generation, term, client, id };
 
 	memcpy(f->start, &h, sizeof(h));
 }
@@ -192,6 +241,8 @@ frame_group(struct frame *f, uint64_t version)
 	memcpy(at, (uint8_t[8]){ FRAME_GROUP }, 8);
 	memcpy(at + 8, &version, 8);
 	f->at = at + 16;
+	if (f->groups == NULL)
+		f->groups = at;
 	return at;
 }
 
@@ -201,16 +252,78 @@ frame_group_end(uint8_t *group, uint8_t n_ops)
 	group[1] = n_ops;
 }
 
+/* 'kind' is CHECK or SETTLE. */
 static inline bool
-frame_check(struct frame *f, uint8_t table, const void *key, uint8_t key_bytes,
-	    uint64_t version)
+frame_check(struct frame *f, enum frame_op_kind kind, uint8_t table, const void *key,
+	    uint8_t key_bytes, uint64_t version)
 {
 	uint8_t *at = f->at;
 
 	if (frame_room(f) < 16 + FRAME_PAD(key_bytes))
 		return false;
-	memcpy(at, (uint8_t[8]){ FRAME_CHECK, table, key_bytes }, 8);
+	memcpy(at, (uint8_t[8]){ kind, table, key_bytes }, 8);
 	memcpy(at + 8, &version, 8);
+	f->at = frame_copy(at + 16, key, key_bytes);
+	return true;
+}
+
+/* Returns where the key was put, as frame_read(). */
+static inline const uint8_t *
+frame_pick(struct frame *f, uint8_t table, const void *key, uint8_t key_bytes,
+	   uint32_t n_members)
+{
+	uint8_t *at = f->at;
+
+	if (frame_room(f) < 8 + FRAME_PAD(key_bytes))
+		return NULL;
+	memcpy(at, (uint8_t[4]){ FRAME_PICK, table, key_bytes, 0 }, 4);
+	memcpy(at + 4, &n_members, 4);
+	f->at = frame_copy(at + 8, key, key_bytes);
+	return at + 8;
+}
+
+/* 'bytes' is the length of the value that is made, of zeros, if there is none. */
+static inline bool
+frame_add(struct frame *f, uint8_t table, const void *key, uint8_t key_bytes,
+	  uint8_t format, uint16_t bytes, uint16_t offset, uint32_t idle_ms,
+	  const int64_t delta_min_max[3])
+{
+	uint8_t *at = f->at;
+
+	if (frame_room(f) < 40 + FRAME_PAD(key_bytes))
+		return false;
+	memcpy(at, (uint8_t[4]){ FRAME_ADD, table, key_bytes, format }, 4);
+	memcpy(at + 4, (uint16_t[2]){ bytes, offset }, 4);
+	memcpy(at + 8, (uint32_t[2]){ idle_ms, 0 }, 8);
+	memcpy(at + 16, delta_min_max, 24);
+	f->at = frame_copy(at + 40, key, key_bytes);
+	return true;
+}
+
+static inline bool
+frame_take(struct frame *f, uint8_t table, const void *key, uint8_t key_bytes,
+	   uint8_t format, uint32_t n_members, uint32_t member)
+{
+	uint8_t *at = f->at;
+
+	if (frame_room(f) < 16 + FRAME_PAD(key_bytes))
+		return false;
+	memcpy(at, (uint8_t[4]){ FRAME_TAKE, table, key_bytes, format }, 4);
+	memcpy(at + 4, (uint32_t[3]){ n_members, member, 0 }, 12);
+	f->at = frame_copy(at + 16, key, key_bytes);
+	return true;
+}
+
+static inline bool
+frame_give(struct frame *f, uint8_t table, const void *key, uint8_t key_bytes,
+	   uint32_t quarantine_ms, uint32_t member)
+{
+	uint8_t *at = f->at;
+
+	if (frame_room(f) < 16 + FRAME_PAD(key_bytes))
+		return false;
+	memcpy(at, (uint8_t[4]){ FRAME_GIVE, table, key_bytes, 0 }, 4);
+	memcpy(at + 4, (uint32_t[3]){ quarantine_ms, member, 0 }, 12);
 	f->at = frame_copy(at + 16, key, key_bytes);
 	return true;
 }
@@ -219,14 +332,15 @@ frame_check(struct frame *f, uint8_t table, const void *key, uint8_t key_bytes,
  * room. */
 static inline const uint8_t *
 frame_put(struct frame *f, uint8_t table, const void *key, uint8_t key_bytes,
-	  uint8_t format, const void *value, uint16_t value_bytes, uint32_t idle_ms)
+	  uint8_t format, const void *value, uint16_t value_bytes, uint8_t rank,
+	  uint32_t idle_ms)
 {
 	uint8_t *at = f->at;
 
 	if (frame_room(f) < 16 + FRAME_PAD(key_bytes) + FRAME_PAD(value_bytes))
 		return NULL;
 	memcpy(at, (uint8_t[4]){ FRAME_PUT, table, key_bytes, format }, 4);
-	memcpy(at + 4, (uint16_t[2]){ value_bytes, 0 }, 4);
+	memcpy(at + 4, (uint16_t[2]){ value_bytes, rank }, 4);
 	memcpy(at + 8, (uint32_t[2]){ idle_ms, 0 }, 8);
 	f->at = frame_copy(frame_copy(at + 16, value, value_bytes), key, key_bytes);
 	return at + 16;
@@ -255,7 +369,11 @@ struct frame_limits {
 
 /* Checks all of the operations: known kinds, tables below 'n_tables', lengths
  * within the limits, groups complete, with at least one member and a version
- * other than 0.  Returns 0 or -EBADMSG. */
+ * other than 0; members below their range's size, fields inside their value, bounds
+ * that enclose something; and that a key that ADD, TAKE or GIVE names is not named by a
+ * PUT, DELETE or SETTLE of the same group, nor the same field or member twice, nor one
+ * key as a range and not, nor with two lengths of the value that is made.
+ * Returns 0 or -EBADMSG. */
 int frame_validate(struct frame_cursor c, const struct frame_limits *tables,
 		   unsigned int n_tables, struct frame_shape *shape);
 
@@ -282,7 +400,7 @@ frame_reply_next(struct frame_cursor *c, struct frame_value *v)
 		v->version = 0;
 		v->value = NULL;
 		c->at += 8;
-		return v->answer <= FRAME_REFUSED ? 1 : -EBADMSG;
+		return v->answer < FRAME_N_ANSWERS ? 1 : -EBADMSG;
 	}
 	if (left < 16 + FRAME_PAD(v->value_bytes))
 		return -EBADMSG;
@@ -291,5 +409,17 @@ frame_reply_next(struct frame_cursor *c, struct frame_value *v)
 	c->at += 16 + FRAME_PAD(v->value_bytes);
 	return 1;
 }
+
+/* One record of a leases message. */
+struct frame_lease {
+	uint8_t table, key_bytes, format;
+	uint16_t value_bytes;
+	uint64_t version;
+	const uint8_t *key, *value;
+};
+
+/* Takes the head off, as frame_open() does, and the next record, as frame_next(). */
+int frame_leases_open(const void *leases, size_t bytes, struct frame_cursor *c);
+int frame_lease_next(struct frame_cursor *c, struct frame_lease *lease);
 
 #endif

@@ -3,7 +3,7 @@
  * take it from the server's allocator, under the server's accounts, and so that a
  * partition knows to the byte what it asked for.
  */
-#include "store/core.h"
+#include "store/partition.h"
 
 #include <errno.h>
 #include <stdlib.h>

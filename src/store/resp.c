@@ -60,6 +60,29 @@ resp_next(const uint8_t *at, size_t left, struct resp *out)
 	return end + 1 - at;
 }
 
+ssize_t
+resp_string(const uint8_t *at, size_t left, size_t max, const uint8_t **text,
+	    size_t *text_bytes)
+{
+	struct resp r;
+	ssize_t n = resp_next(at, left, &r);
+	size_t bytes;
+
+	if (n <= 0)
+		return n;
+	if (r.type != '$' || r.number < 0 || (uint64_t)r.number > max)
+		return -EBADMSG;
+	bytes = (size_t)r.number;
+	left -= (size_t)n;
+	if (left < 2 || left - 2 < bytes)
+		return 0;
+	if (memcmp(at + n + bytes, "\r\n", 2) != 0)
+		return -EBADMSG;
+	*text = at + n;
+	*text_bytes = bytes;
+	return n + (ssize_t)bytes + 2;
+}
+
 /* Writes the digits so that they end at 'end'; returns where they start. */
 static uint8_t *
 digits_before(uint8_t *end, uint64_t n)

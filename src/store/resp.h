@@ -30,6 +30,13 @@ struct resp {
  */
 ssize_t resp_next(const uint8_t *at, size_t left, struct resp *out);
 
+/*
+ * Takes a whole string ('$') of up to 'max' bytes off, and points 'text' at its bytes.
+ * Returns as resp_next(), and -EBADMSG if it is longer or null.
+ */
+ssize_t resp_string(const uint8_t *at, size_t left, size_t max, const uint8_t **text,
+		    size_t *text_bytes);
+
 /* A command being written.  Writers return false, and write nothing, if it does not
  * fit. */
 struct resp_out {

@@ -7,7 +7,7 @@
  * a class is small, the next ones double.  Memory is never given back before the
  * end, but slots are reused.
  */
-#include "store/core.h"
+#include "store/partition.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -15,7 +15,7 @@
 enum {
 	SLOTS_SMALLEST = 48,
 	SLOTS_LINEAR = 256,			/* Sizes of classes up to it: steps. */
-	SLOTS_FIRST = 64,			/* Slots of the first chunk of a class. */
+	SLOTS_FIRST_BYTES = 4096,		/* Of the first chunk of a class. */
 	SLOTS_CHUNK_BYTES = 1 << 20,		/* Of the biggest chunk. */
 	SLOTS_MAX_CHUNKS = 1u << (32 - TABLE_SLOT_BITS),
 	SLOTS_MAX_CHUNK = (1 << TABLE_SLOT_BITS) - 1,	/* Fits n_slots. */
@@ -85,10 +85,11 @@ chunk_add(struct slots *s, uint8_t number, uint32_t n)
 	struct table_class *class = &s->classes[number];
 	struct table_chunk c = { .slot_bytes = class->slot_bytes, .class = number };
 	uint32_t most = SLOTS_CHUNK_BYTES / class->slot_bytes;
-	uint32_t n_slots = SLOTS_FIRST;
+	uint32_t n_slots = SLOTS_FIRST_BYTES / class->slot_bytes;
 
 	if (class->chunk != 0)
 		n_slots = s->chunks[class->chunk].n_slots * 2u;
+	n_slots = n_slots < n ? n : n_slots;
 	most = most > SLOTS_MAX_CHUNK ? SLOTS_MAX_CHUNK : most;
 	c.n_slots = (uint16_t)(n_slots > most ? most : n_slots);
 	assert(n <= c.n_slots);
@@ -154,7 +155,7 @@ slots_give(struct slots *s, record_id id)
 }
 
 record_id
-slots_next(const struct slots *s, record_id id)
+slots_after(const struct slots *s, record_id id)
 {
 	uint32_t chunk = id >> TABLE_SLOT_BITS;
 	uint32_t slot = (id & ((1u << TABLE_SLOT_BITS) - 1)) + 1;
@@ -162,12 +163,18 @@ slots_next(const struct slots *s, record_id id)
 	for (; chunk < s->n_chunks; chunk++, slot = 0) {
 		const struct table_chunk *c = &s->chunks[chunk];
 		const struct table_class *class = &s->classes[c->class];
-		uint32_t n = class->chunk == chunk ? class->n_used : c->n_slots;
 
-		for (; slot < n; slot++) {
-			if (slots_record(s, slot_number(chunk, slot))->version != 0)
-				return slot_number(chunk, slot);
-		}
+		if (slot < (class->chunk == chunk ? class->n_used : c->n_slots))
+			return slot_number(chunk, slot);
 	}
 	return 0;
+}
+
+record_id
+slots_next(const struct slots *s, record_id id)
+{
+	do
+		id = slots_after(s, id);
+	while (id != 0 && slots_record(s, id)->version == 0);
+	return id;
 }

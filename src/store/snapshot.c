@@ -1,21 +1,21 @@
 /*
  * snapshot.c - a partition as bytes: to disk, to a new replica, to another server.
  *
- * The first piece is u32 magic, u32 format, u64 generation, and a DECLARE effect for
- * each table, in order: their ids are their places.  All other pieces are effects:
- * PUT for each record, CLIENT for each frame that is remembered, from the client that
- * was silent for the longest and its oldest frame on.  Idle times start anew when it
- * is read.
+ * The first piece is u32 magic, u32 format, u64 generation, u32 n_partitions, u32 0, and
+ * a DECLARE effect for each table, in order: their ids are their places.  All other
+ * pieces are effects: PUT for each record, CLIENT for each frame that is remembered, from
+ * the client that was silent for the longest and its oldest frame on.  Idle times start
+ * anew when it is read.
  */
-#include "store/core.h"
+#include "store/partition.h"
 
 #include <errno.h>
 
 #define SNAPSHOT_MAGIC 0x50464e53u		/* "SNFP" */
 
 enum {
-	SNAPSHOT_FORMAT = 1,
-	SNAPSHOT_HEAD_BYTES = 16,
+	SNAPSHOT_FORMAT = 2,
+	SNAPSHOT_HEAD_BYTES = 24,
 	SNAPSHOT_PIECE = 64 << 10,
 };
 
@@ -49,6 +49,7 @@ save_head(const struct partition *p, struct snapshot *s)
 		return err;
 	memcpy(s->piece.data, (uint32_t[2]){ SNAPSHOT_MAGIC, SNAPSHOT_FORMAT }, 8);
 	memcpy(s->piece.data + 8, &p->generation, 8);
+	memcpy(s->piece.data + 16, (uint32_t[2]){ p->n_partitions, 0 }, 8);
 	s->piece.bytes = SNAPSHOT_HEAD_BYTES;
 	for (unsigned int i = 0; i < p->n_tables; i++)
 		effect_declare(&s->piece, &p->tables[i]);
@@ -68,7 +69,7 @@ save_records(const struct partition *p, struct snapshot *s)
 	while (err == 0 && (id = slots_next(slots, id)) != 0) {
 		const struct record *r = slots_record(slots, id);
 
-		if (r->idle != 0 && now >= partition_due(p, r))
+		if (partition_gone(p, r, now))
 			continue;
 		err = snapshot_room(s, EFFECT_PUT_BYTES + r->key_bytes + r->value_bytes);
 		if (err == 0)
@@ -115,7 +116,7 @@ int
 partition_load(const void *piece, size_t bytes, const uint64_t seed[2],
 	       struct partition **out)
 {
-	uint32_t head[2];
+	uint32_t head[2], partitions[2];
 	uint64_t generation;
 	struct partition *p;
 	int err;
@@ -124,9 +125,11 @@ partition_load(const void *piece, size_t bytes, const uint64_t seed[2],
 		return -EBADMSG;
 	memcpy(head, piece, sizeof(head));
 	memcpy(&generation, (const uint8_t *)piece + 8, sizeof(generation));
-	if (head[0] != SNAPSHOT_MAGIC || head[1] != SNAPSHOT_FORMAT)
+	memcpy(partitions, (const uint8_t *)piece + 16, sizeof(partitions));
+	if (head[0] != SNAPSHOT_MAGIC || head[1] != SNAPSHOT_FORMAT ||
+	    partitions[0] > CORE_MAX_PARTITIONS || partitions[1] != 0)
 		return -EBADMSG;
-	err = partition_new(generation, seed, &p);
+	err = partition_new(generation, partitions[0], seed, &p);
 	if (err != 0)
 		return err;
 	err = partition_replay(p, (const uint8_t *)piece + SNAPSHOT_HEAD_BYTES,

@@ -1,5 +1,6 @@
 /*
- * store.c - picks the backend by the scheme of a URL.  The one list of schemes.
+ * store.c - picks the backend by the scheme of a URL: one in this process, or the one
+ * that knows all that url.h does.
  */
 #include "store/store.h"
 
@@ -8,60 +9,33 @@
 
 #include "store/url.h"
 
-static int
-valkey_check(const char *url, char *why, size_t why_bytes)
-{
-	struct store_url parsed;
-
-	return url_parse(url, &parsed, why, why_bytes);
-}
-
-static const struct {
-	const struct store_ops *ops;
-	int (*check)(const char *url, char *why, size_t why_bytes);	/* NULL: any. */
-} backends[] = {
-	{ &store_embedded_ops, NULL },
-	{ &store_valkey_ops, valkey_check },
-	{ &store_valkey_unix_ops, valkey_check },
-};
-
-/* What people may expect to work: the error says so. */
-static const char *const later[] = { "valkeys", "valkey+sentinel", "valkey+cluster" };
+static const char usage[] =
+	"use embedded:, valkey://HOST:PORT, valkey+unix:///PATH, "
+	"valkey+sentinel://HOST,HOST/SERVICE or valkey+cluster://HOST,HOST";
 
 static bool
-has_scheme(const char *url, const char *scheme)
+is_embedded(const char *url)
 {
-	size_t bytes = strlen(scheme);
+	size_t bytes = strlen(store_embedded_ops.scheme);
 
 	/* "embedded" alone will do: in YAML the colon at the end needs quotes. */
-	return strncmp(url, scheme, bytes) == 0 &&
+	return strncmp(url, store_embedded_ops.scheme, bytes) == 0 &&
 	       (url[bytes] == ':' || url[bytes] == '\0');
 }
 
 static const struct store_ops *
 backend_of(const char *url, char *why, size_t why_bytes)
 {
-	for (size_t i = 0; i < sizeof(backends) / sizeof(backends[0]); i++) {
-		if (!has_scheme(url, backends[i].ops->scheme))
-			continue;
-		if (backends[i].check != NULL &&
-		    backends[i].check(url, why, why_bytes) != 0)
-			return NULL;
-		return backends[i].ops;
-	}
-	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
-		if (!has_scheme(url, later[i]))
-			continue;
-		snprintf(why, why_bytes,
-			 "%s: is not supported yet, use valkey://HOST:PORT or "
-			 "valkey+unix:///PATH",
-			 later[i]);
-		return NULL;
-	}
-	snprintf(why, why_bytes,
-		 "%s is no store: use embedded:, valkey://HOST:PORT or "
-		 "valkey+unix:///PATH",
-		 url);
+	struct store_url parsed;
+	char shown[256];
+
+	if (is_embedded(url))
+		return &store_embedded_ops;
+	if (url_is_known(url))
+		return url_parse(url, &parsed, why, why_bytes) == 0 ? &store_valkey_ops
+								    : NULL;
+	url_print(url, shown, sizeof(shown));
+	snprintf(why, why_bytes, "%s is no store: %s", shown, usage);
 	return NULL;
 }
 
@@ -90,11 +64,5 @@ store_url_ok(const char *url, char *why, size_t why_bytes)
 void
 store_url_print(const char *url, char *text, size_t bytes)
 {
-	const char *secret = strstr(url, "://");
-	const char *host = strrchr(url, '@');
-
-	if (secret == NULL || host == NULL)
-		snprintf(text, bytes, "%s", url);
-	else
-		snprintf(text, bytes, "%.*s%s", (int)(secret + 3 - url), url, host + 1);
+	url_print(url, text, bytes);
 }

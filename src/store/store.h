@@ -2,12 +2,25 @@
  * Store client.  A store belongs to one thread; use one for each pipe.
  * Nothing here blocks after open().  Calls return 0 or a negative errno.
  *
+ * A store has one partition or several; a batch has a part for each.  A group lies in
+ * one part, with all that it names; which key belongs to which partition is the
+ * caller's to decide, always alike.
+ *
  * A batch belongs to the caller from batch() to submit(), to the store until
  * poll() gives it back, and then to the caller again until free().  Between
- * batch() and submit() the caller writes operations into 'request' (frame.h),
- * naming tables by their index in what open() was given; after poll() it takes
- * answers off 'reply'.  Both live until free(), and both start at a multiple of 8, as
- * frame.h needs for values to be usable where they lie.
+ * batch() and submit() the caller writes operations into part[].request (frame.h),
+ * naming tables by their index in what open() was given; a part may stay empty.  After
+ * poll() it takes answers off part[].reply.  Both live until free(), and both start at a
+ * multiple of 8, as frame.h needs for values to be usable where they lie.
+ *
+ * A batch that has groups in tables that ask for replicas comes back twice: first with
+ * 'final' unset, when its reads are answered and its groups are not to be believed;
+ * then with 'final' set, when enough replicas have what it wrote.  (The answers of
+ * its groups may differ: the server may have failed in between.)  The second time its
+ * replies start again, and its reads are void.  It is freed after the second time only.
+ * All others come back once, final; so does one of which nothing is waited for any more.
+ * Which tables a group writes is seen from the request: it has to be written by the
+ * functions of frame.h.
  */
 #ifndef STORE_STORE_H
 #define STORE_STORE_H
@@ -18,25 +31,48 @@
 #include "store/frame.h"
 
 enum {
-	STORE_INFLIGHT = 8,			/* Submitted and not yet given back. */
-	STORE_BATCHES = STORE_INFLIGHT + 2,	/* One being written, one being read. */
+	STORE_INFLIGHT = 8,			/* Submitted, and no answer yet. */
+	STORE_UNCOMMITTED = 32,			/* Waiting for replicas, not yet final. */
+	/* One being written and one being read are the caller's. */
+	STORE_BATCHES = STORE_INFLIGHT + STORE_UNCOMMITTED + 2,
+	STORE_MAX_PARTITIONS = 64,
 	STORE_MAX_TABLES = 16,
 	STORE_TABLE_NAME = 32,			/* Bytes, with the final 0. */
+	STORE_COMMIT_AUTO = 255,		/* 1 if the server has replicas, else 0. */
+	STORE_MAX_LEASES = 64,			/* Given by one due(). */
 };
 
 struct store_table {
 	char name[STORE_TABLE_NAME];		/* "firewall.connection" */
 	uint16_t key_max, value_max;		/* Bytes. */
 	uint8_t format;
+	bool leased;				/* Its records expire through due(). */
+	bool evict;				/* When it is full, instead of refusing. */
+	uint8_t commit;				/* Replicas, or STORE_COMMIT_AUTO. */
+	uint64_t limit;				/* Records, in all partitions; 0: none. */
 };
 
-struct store_batch {
+struct store_part {
 	struct frame request;
 	struct frame_cursor reply;
 	int error;				/* 0; -ETIMEDOUT: nobody knows whether it
-						 * was applied; -EBADMSG: it was not, its
-						 * frame is wrong. */
+						 * was applied; -EALREADY: nor how it was
+						 * answered; -EBADMSG: it was not, its
+						 * frame is wrong; -ENOTCONN: it was never
+						 * sent. */
+};
+
+struct store_batch {
+	struct store_part *part;		/* One for each partition. */
+	bool final;
 	void *owner;				/* The caller's. */
+};
+
+/* A record whose time has passed, leased to this store's owner.  A SETTLE of its version
+ * in a group of that partition ends it.  Key and value live until the next due(). */
+struct store_lease {
+	unsigned int partition;
+	struct frame_lease record;		/* 'table' is the caller's index. */
 };
 
 struct store;
@@ -44,6 +80,7 @@ struct store;
 struct store_options {
 	const char *url;
 	unsigned int timeout_ms;		/* store_timeout; 0: 1000. */
+	unsigned int n_partitions;		/* 0: 1, or 16 in a cluster. */
 };
 
 enum store_health {
@@ -61,30 +98,36 @@ struct store_ops {
 		    size_t why_bytes);
 	/* An empty batch, or NULL: STORE_BATCHES are out. */
 	struct store_batch *(*batch)(struct store *);
-	/* Starts 'batch'.  -EAGAIN: too much in flight, -ENOTCONN: lost; then it is
-	 * still the caller's. */
+	/* Starts 'batch'.  -EAGAIN: too much in flight, -ENOTCONN: all of it is for
+	 * partitions that are lost; then it is still the caller's. */
 	int (*submit)(struct store *, struct store_batch *batch);
-	/* Gives back up to 'max' finished batches, in the order submitted, and does
-	 * whatever else is due: sends, receives, reconnects. */
+	/* Gives back up to 'max' answered or final batches, each kind in the order
+	 * submitted, and does whatever else is due: sends, receives, reconnects. */
 	unsigned int (*poll)(struct store *, struct store_batch **done,
 			     unsigned int max);
 	void (*free)(struct store *, struct store_batch *batch);
-	/* A descriptor that turns readable when poll() has something to do, or -1;
-	 * *timeout_ms is set to when it has to be called at the latest (-1: never). */
-	int (*wait_fd)(struct store *, int *timeout_ms);
+	/* Gives up to 'max' leases, at most STORE_MAX_LEASES. */
+	unsigned int (*due)(struct store *, struct store_lease *lease, unsigned int max);
+	/* Descriptors that turn readable when poll() has something to do: sets up to
+	 * 'max', returns how many; *timeout_ms is set to when it has to be called at the
+	 * latest (-1: never). */
+	unsigned int (*wait_fds)(struct store *, int *fd, unsigned int max,
+				 int *timeout_ms);
+	/* The worst of its partitions'. */
 	enum store_health (*health)(const struct store *);
 	void (*close)(struct store *);		/* NULL is ignored. */
 };
 
 struct store {
 	const struct store_ops *ops;
+	unsigned int n_partitions;
 };
 
 /* The backends. */
-extern const struct store_ops store_embedded_ops;
-extern const struct store_ops store_valkey_ops, store_valkey_unix_ops;
+extern const struct store_ops store_embedded_ops, store_valkey_ops;
 
-/* Picks the backend by the scheme of options->url. */
+/* Picks the backend by the scheme of options->url: "embedded", or any that url.h
+ * knows. */
 int store_open(const struct store_options *options, const struct store_table *tables,
 	       unsigned int n_tables, struct store **out, char *why, size_t why_bytes);
 

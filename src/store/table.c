@@ -12,7 +12,7 @@
  * still holds: a record that was found is only lost by a removal, one that was
  * absent only appears by an insertion, and splitting moves no record.
  */
-#include "store/core.h"
+#include "store/partition.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -410,15 +410,10 @@ bucket_split(struct table *t)
 }
 
 int
-table_reserve(struct table *t, struct table_room *room, record_id id, uint8_t key_bytes,
-	      uint16_t value_bytes)
+table_reserve_slot(struct table *t, struct table_room *room, bool absent, uint8_t class)
 {
-	uint8_t class = slots_class(&t->slots, key_bytes, value_bytes);
-
-	if (id == 0 && spill_reserve(t, ++room->entries) != 0)
+	if (absent && spill_reserve(t, ++room->entries) != 0)
 		return -ENOMEM;
-	if (id != 0 && t->slots.chunks[id >> TABLE_SLOT_BITS].class == class)
-		return 0;
 	return slots_reserve(&t->slots, class, ++room->slots[class]);
 }
 
@@ -429,10 +424,11 @@ table_insert(struct table *t, const struct table_probe *probe, uint16_t value_by
 	record_id id = slots_take(&t->slots, class);
 	struct record *r = table_record(t, id);
 
-	r->table = probe->table;
-	r->key_bytes = probe->key_bytes;
-	r->value_bytes = value_bytes;
-	r->slot_level = 0;
+	*r = (struct record){
+		.value_bytes = value_bytes,
+		.table = probe->table,
+		.key_bytes = probe->key_bytes,
+	};
 	frame_copy(r->bytes, probe->key, probe->key_bytes);
 	entry_add(t, bucket_of(t, probe->hash), probe->hash, id);
 	t->n_records++;
@@ -448,13 +444,14 @@ table_move(struct table *t, const struct table_probe *probe, record_id id,
 {
 	uint8_t class = slots_class(&t->slots, probe->key_bytes, value_bytes);
 	record_id to = slots_take(&t->slots, class);
-	struct record *r = table_record(t, to);
+	struct record *r = table_record(t, to), *old = table_record(t, id);
+	uint16_t kept = old->value_bytes < value_bytes ? old->value_bytes : value_bytes;
 	struct table_bucket *b;
 	unsigned int at;
 
 	b = entry_find(t, probe->hash, id, &at);
 	b->id[at] = to;
-	memcpy(r, table_record(t, id), sizeof(*r) + FRAME_PAD(probe->key_bytes));
+	memcpy(r, old, sizeof(*r) + FRAME_PAD(probe->key_bytes) + FRAME_PAD(kept));
 	r->value_bytes = value_bytes;
 	slots_give(&t->slots, id);
 	t->n_removed++;

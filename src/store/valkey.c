@@ -1,22 +1,19 @@
 /*
- * valkey.c - the store over the network: frames go to the module in a Redis or Valkey
- * server and come back, over one connection that link.c keeps.
+ * valkey.c - the store over the network: its partitions are keys of the module in one
+ * Redis or Valkey server, or in several.
  *
- * A batch is written in its place in a command: space in front of the frame takes the
- * words before it, so that it leaves in one send() and is never copied.  Answers come
- * in the order of the questions; each is copied once, to where its batch keeps it.
+ * A batch is split by its caller: each part goes its own way over the channel of its
+ * partition, and the batch comes back when all of them are answered, and once more when
+ * all of them are final.  Batches come back in order, so one whose partition is lost
+ * holds up those behind it, but for no longer than the timeout: then its part has failed,
+ * and until the partition is there again, such parts fail at once.
  *
- * When the connection is lost, every unanswered batch is asked again on the next one,
- * in order, with the same client and id: the server knows by them what it applied
- * already.  If the state itself was lost meanwhile (another generation), they are
- * asked of the new one.  A batch that is not answered within the timeout is given
- * back as such, and the connection goes down with it: no late answer can be taken
- * for another's.
+ * Which parts need replicas is found out here, from the tables that their groups write.
+ * A frame without groups is never looked at, nor any while no table asks for replicas.
  */
 #define _GNU_SOURCE
 #include "store/store.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -26,54 +23,48 @@
 #include <time.h>
 
 #include "base/log.h"
-#include "store/link.h"
-#include "store/resp.h"
+#include "store/channel.h"
+#include "store/pool.h"
 
 enum {
 	VALKEY_TIMEOUT_MS = 1000,
-	VALKEY_RESERVE = 192,          /* For the words in front of a frame. */
-	VALKEY_TAIL = 64,              /* For "\r\n" behind it. */
-	VALKEY_REPLY_BYTES = 64 << 10, /* Grows to the longest that came. */
-	VALKEY_IDLE_MS = 100,          /* A closed connection is noticed by then. */
-	VALKEY_SOON_MS = 5,            /* While a socket may become writable. */
+	VALKEY_CLUSTER_PARTITIONS = 16,
+	VALKEY_RING = 64,
 };
 
 struct valkey_batch {
-	struct store_batch batch; /* First. */
-	uint8_t *buffer;          /* Reserve, frame, tail. */
-	bool taken;               /* By the caller, or in flight. */
-	/* Set by submit(). */
-	const uint8_t *command;
-	size_t command_bytes;
-	uint64_t id, asked_ms;
-	/* The reply with its "\r\n". */
-	uint8_t *reply;
-	size_t reply_room, reply_bytes;
-	size_t reply_want; /* 0: its first line is still to come. */
+	struct store_batch batch;		/* First. */
+	struct channel_part *part;		/* Constant. */
+	struct channel_counts left;
+	bool commits;				/* Some part needs replicas. */
 };
+
+struct valkey_ring {
+	struct valkey_batch *slot[VALKEY_RING];
+	unsigned int first, n;
+};
+
+static_assert(VALKEY_RING + 0 >= STORE_INFLIGHT + STORE_UNCOMMITTED,
+	      "room for all batches");
 
 struct valkey {
-	struct store store; /* First. */
-	struct link link;
+	struct store store;			/* First. */
+	struct store_url url;
+	struct channel *channel;		/* One for each partition. */
+	struct pool pool;
+	struct channel_part *part;		/* As in the pool. */
 	struct valkey_batch batch[STORE_BATCHES];
-	/* In flight, from the oldest: 'flight' is a ring that starts at 'first'. */
-	struct valkey_batch *flight[STORE_INFLIGHT];
-	unsigned int first, n_flight;
-	unsigned int n_sent; /* Of them, sent whole. */
-	size_t next_sent;    /* Bytes of the one after those. */
-
-	uint8_t words[VALKEY_RESERVE]; /* What every command starts with. */
-	size_t words_bytes;
-	uint64_t client, next_id, generation;
-	uint8_t table_id[STORE_MAX_TABLES]; /* In all frames in flight. */
-	bool same_ids;                      /* All are the caller's own indexes. */
-	bool was_up;
-	bool look; /* At the socket, even if nothing is due. */
-	uint64_t looked_ms, lost_ms;
-	unsigned int timeout_ms;
+	struct valkey_ring asked;		/* Not given back yet. */
+	struct valkey_ring given;		/* Once, and not final then. */
+	unsigned int n_committing;		/* In either. */
+	unsigned int timeout_ms, n_tables;
+	/* By table: as declared, and as it is now that STORE_COMMIT_AUTO is known. */
+	uint8_t declared[STORE_MAX_TABLES], commit[STORE_MAX_TABLES];
+	uint8_t most_commit;			/* The highest of them. */
+	bool replicated;			/* A replica was seen. */
+	uint32_t leased;			/* Tables that are, a bit each. */
+	unsigned int next_lease;		/* Partitions take turns. */
 };
-
-static_assert(STORE_INFLIGHT == 8, "the ring's index is masked");
 
 static uint64_t
 coarse_ms(void)
@@ -84,337 +75,105 @@ coarse_ms(void)
 	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-static struct valkey_batch *
-flight_at(const struct valkey *v, unsigned int i)
+static inline struct valkey_batch *
+front(const struct valkey_ring *r)
 {
-	return v->flight[(v->first + i) % STORE_INFLIGHT];
+	return r->slot[r->first % VALKEY_RING];
 }
 
-/* --- Frames on their way out --------------------------------------------------- */
-
-/* Puts the words of the command around a frame. */
-static void
-command_write(const struct valkey *v, struct valkey_batch *b)
+static inline void
+push(struct valkey_ring *r, struct valkey_batch *b)
 {
-	struct frame *f = &b->batch.request;
-	size_t n = (size_t)(f->at - f->start);
-	uint8_t head[RESP_MAX_HEAD];
-	struct resp_out o = { head, head + sizeof(head) };
-
-	resp_put_head(&o, '$', n);
-
-	size_t head_bytes = (size_t)(o.at - head);
-	uint8_t *start = f->start - head_bytes - v->words_bytes;
-
-	memcpy(start, v->words, v->words_bytes);
-	memcpy(start + v->words_bytes, head, head_bytes);
-	memcpy(f->at, "\r\n", 2);
-	b->command = start;
-	b->command_bytes = (size_t)(f->at + 2 - start);
+	r->slot[(r->first + r->n++) % VALKEY_RING] = b;
 }
+
+static inline void
+pop(struct valkey_ring *r)
+{
+	r->first++;
+	r->n--;
+}
+
+/* --- Replicas ----------------------------------------------------------------- */
 
 static void
-send_flight(struct valkey *v, uint64_t now_ms)
+commit_set(struct valkey *v)
 {
-	while (v->link.state == LINK_UP && v->n_sent < v->n_flight) {
-		struct valkey_batch *b = flight_at(v, v->n_sent);
-
-		v->next_sent += link_send(&v->link, b->command + v->next_sent,
-					  b->command_bytes - v->next_sent, now_ms);
-		if (v->next_sent < b->command_bytes)
-			return;
-		v->n_sent++;
-		v->next_sent = 0;
+	v->most_commit = 0;
+	for (unsigned int i = 0; i < v->n_tables; i++) {
+		v->commit[i] = v->declared[i] != STORE_COMMIT_AUTO ? v->declared[i]
+								   : v->replicated;
+		if (v->commit[i] > v->most_commit)
+			v->most_commit = v->commit[i];
 	}
 }
 
-/* After a greeting: everything in flight is asked again, in the tables and the
- * generation that are there now. */
+/* A store that had a replica once is never again taken for one that needs none. */
 static void
-ask_again(struct valkey *v)
+note_replicas(struct valkey *v, const struct link *l)
 {
-	const struct link *l = &v->link;
-	uint8_t to[UINT8_MAX + 1] = { 0 };
-	bool renamed = memcmp(v->table_id, l->table_id, l->n_tables) != 0;
-
-	for (unsigned int i = 0; i < l->n_tables; i++)
-		to[v->table_id[i]] = l->table_id[i];
-	for (unsigned int i = 0; i < v->n_flight; i++) {
-		struct valkey_batch *b = flight_at(v, i);
-
-		if (renamed)
-			frame_map_tables(&b->batch.request, to, sizeof(to));
-		frame_finish(&b->batch.request, l->generation, v->client, b->id);
-		b->reply_bytes = b->reply_want = 0;
-	}
-	if (v->generation != 0 && v->generation != l->generation)
-		log_warning("store", "%s: its state was lost, starting from nothing",
-			    l->url.host);
-	v->generation = l->generation;
-	memcpy(v->table_id, l->table_id, sizeof(v->table_id));
-	v->same_ids = true;
-	for (unsigned int i = 0; i < l->n_tables; i++)
-		v->same_ids &= v->table_id[i] == i;
-	v->n_sent = 0;
-	v->next_sent = 0;
-	v->was_up = true;
-}
-
-/* --- Answers ------------------------------------------------------------------- */
-
-static void
-give_back(struct valkey *v, int error, struct store_batch **out)
-{
-	struct valkey_batch *b = flight_at(v, 0);
-
-	b->batch.error = error;
-	v->first++;
-	v->n_flight--;
-	if (v->n_sent > 0)
-		v->n_sent--;
-	else
-		v->next_sent = 0;
-	*out = &b->batch;
-}
-
-static int
-reply_reserve(struct valkey_batch *b, size_t bytes)
-{
-	size_t room = VALKEY_REPLY_BYTES;
-
-	if (bytes <= b->reply_room)
-		return 0;
-	while (room < bytes)
-		room *= 2;
-
-	uint8_t *reply = aligned_alloc(64, room);
-
-	if (reply == NULL)
-		return -ENOMEM;
-	free(b->reply);
-	b->reply = reply;
-	b->reply_room = room;
-	return 0;
-}
-
-/* The first line of the oldest batch's answer.  Returns 1 if the batch is finished
- * with '*error', 0 if not (the answer follows, or is not here, or the link went
- * down). */
-static int
-reply_line(struct valkey *v, struct valkey_batch *b, uint64_t now_ms, int *error)
-{
-	struct link *l = &v->link;
-	struct resp r;
-	ssize_t n = resp_next(l->rx + l->rx_at, l->rx_end - l->rx_at, &r);
-
-	if (n == 0)
-		return 0;
-	if (n > 0 && r.type == '-') {
-		static const char bad[] = "ERR SNFBAD", repeat[] = "SNFREPEAT";
-		bool is_bad = r.text_bytes >= sizeof(bad) - 1 &&
-			      memcmp(r.text, bad, sizeof(bad) - 1) == 0;
-
-		if (is_bad || (r.text_bytes >= sizeof(repeat) - 1 &&
-			       memcmp(r.text, repeat, sizeof(repeat) - 1) == 0)) {
-			log_warning("store", "a batch was refused: %.*s",
-				    (int)r.text_bytes, r.text);
-			l->rx_at += (size_t)n;
-			*error = is_bad ? -EBADMSG : -EALREADY;
-			return 1;
-		}
-		link_refused(l, now_ms, r.text, r.text_bytes);
-		return 0;
-	}
-	if (n < 0 || r.type != '$' || r.number < FRAME_REPLY_HEAD_BYTES ||
-	    r.number > FRAME_MAX_REPLY_BYTES) {
-		link_fail(l, now_ms, "the server's answer makes no sense");
-		return 0;
-	}
-	if (reply_reserve(b, (size_t)r.number + 2) != 0) {
-		link_fail(l, now_ms, "no memory for the server's answer");
-		return 0;
-	}
-	l->rx_at += (size_t)n;
-	b->reply_want = (size_t)r.number + 2;
-	return 0;
-}
-
-/* The rest of it: what was received already, and then straight from the socket. */
-static int
-reply_rest(struct valkey *v, struct valkey_batch *b, uint64_t now_ms)
-{
-	struct link *l = &v->link;
-	size_t here = l->rx_end - l->rx_at, want = b->reply_want - b->reply_bytes;
-	size_t n = here < want ? here : want;
-	struct frame_reply_head head;
-
-	memcpy(b->reply + b->reply_bytes, l->rx + l->rx_at, n);
-	l->rx_at += n;
-	b->reply_bytes += n;
-	if (n < want && n == 0)
-		b->reply_bytes +=
-			link_receive(l, b->reply + b->reply_bytes, want, now_ms);
-	if (b->reply_bytes < b->reply_want)
-		return 0;
-	n = b->reply_bytes - 2;
-	if (memcmp(b->reply + n, "\r\n", 2) != 0 ||
-	    frame_reply_open(b->reply, n, &head, &b->batch.reply) != 0 ||
-	    head.id != b->id) {
-		link_fail(l, now_ms, "the server's answer makes no sense");
-		return 0;
-	}
-	return 1;
-}
-
-/* What was received and not taken moves to the front, and more comes behind it. */
-static size_t
-receive_more(struct valkey *v, uint64_t now_ms, bool *drained)
-{
-	struct link *l = &v->link;
-
-	l->rx_end -= l->rx_at;
-	memmove(l->rx, l->rx + l->rx_at, l->rx_end);
-	l->rx_at = 0;
-
-	size_t room = LINK_RECEIVE_BYTES - l->rx_end;
-	size_t n = link_receive(l, l->rx + l->rx_end, room, now_ms);
-
-	l->rx_end += n;
-	*drained = n < room;
-	return n;
-}
-
-static unsigned int
-receive_flight(struct valkey *v, struct store_batch **done, unsigned int max,
-	       uint64_t now_ms)
-{
-	struct link *l = &v->link;
-	bool drained = false;
-	unsigned int n = 0;
-
-	while (n < max && v->n_sent > 0 && l->state == LINK_UP) {
-		struct valkey_batch *b = flight_at(v, 0);
-		int finished = 0, error = 0;
-		size_t before = b->reply_bytes;
-
-		if (b->reply_want == 0)
-			finished = reply_line(v, b, now_ms, &error);
-		if (b->reply_want != 0)
-			finished = reply_rest(v, b, now_ms);
-		if (finished)
-			give_back(v, error, &done[n++]);
-		if (finished || l->state != LINK_UP)
-			continue;
-		/* All of a long answer that was here is taken: then the socket says when
-		 * there is more; else look once for the next lines. */
-		if (b->reply_want != 0
-			    ? b->reply_bytes == before
-			    : drained || receive_more(v, now_ms, &drained) == 0)
-			break;
-	}
-	return n;
-}
-
-/* --- Turns --------------------------------------------------------------------- */
-
-/* Notices a connection that the server closed while nobody asked anything. */
-static void
-look_for_end(struct valkey *v, uint64_t now_ms)
-{
-	uint8_t byte;
-
-	if (!v->look && now_ms - v->looked_ms < VALKEY_IDLE_MS)
+	if (v->replicated || l->n_replicas == 0)
 		return;
-	v->look = false;
-	v->looked_ms = now_ms;
-	if (link_receive(&v->link, &byte, 1, now_ms) > 0)
-		link_fail(&v->link, now_ms, "the server says what was not asked");
+	v->replicated = true;
+	commit_set(v);
+	if (memchr(v->declared, STORE_COMMIT_AUTO, v->n_tables) != NULL)
+		log_info("store", "%s: it has a replica: a write counts when that has it",
+			 v->url.shown);
 }
 
-/* Remembers since when the server has not been heard of. */
-static void
-note_loss(struct valkey *v, uint64_t now_ms)
+/* How many replicas have to have what the groups of a frame write. */
+static uint8_t
+commit_of(const struct valkey *v, const struct frame *f)
 {
-	if (v->link.state == LINK_UP || !v->was_up)
-		return;
-	v->was_up = false;
-	v->lost_ms = v->n_flight > 0 ? flight_at(v, 0)->asked_ms : now_ms;
+	static const unsigned int writes = 1u << FRAME_PUT | 1u << FRAME_DELETE |
+					   1u << FRAME_SETTLE | 1u << FRAME_ADD |
+					   1u << FRAME_TAKE | 1u << FRAME_GIVE;
+	struct frame_cursor c = { f->groups, f->at };
+	struct frame_op op;
+	uint8_t most = 0;
+
+	if (f->groups == NULL || f->groups >= f->at)
+		return 0;
+	while (most < v->most_commit && frame_next(&c, &op) == 1)
+		if ((writes >> op.kind & 1) != 0 && op.table < v->n_tables &&
+		    v->commit[op.table] > most)
+			most = v->commit[op.table];
+	return most;
 }
 
-static unsigned int
-expire_flight(struct valkey *v, struct store_batch **done, unsigned int max,
-	      uint64_t now_ms)
+static bool
+batch_commits(const struct valkey *v, struct valkey_batch *b)
 {
-	unsigned int n = 0;
+	bool any = false;
 
-	while (n < max && v->n_flight > 0 &&
-	       now_ms - flight_at(v, 0)->asked_ms >= v->timeout_ms) {
-		if (v->link.state == LINK_UP)
-			link_fail(&v->link, now_ms, "no answer within %u ms",
-				  v->timeout_ms);
-		note_loss(v, now_ms);
-		give_back(v, -ETIMEDOUT, &done[n++]);
+	for (unsigned int i = 0; i < v->store.n_partitions; i++) {
+		b->part[i].commit = commit_of(v, &b->batch.part[i].request);
+		any |= b->part[i].commit > 0;
 	}
-	return n;
+	return any;
 }
 
-static unsigned int
-valkey_poll(struct store *store, struct store_batch **done, unsigned int max)
-{
-	struct valkey *v = (struct valkey *)store;
-	uint64_t now_ms = coarse_ms();
-	unsigned int n = 0;
-
-	if (v->link.state != LINK_UP) {
-		link_turn(&v->link, now_ms);
-		if (v->link.state == LINK_UP)
-			ask_again(v);
-	}
-	if (v->link.state == LINK_UP) {
-		if (v->n_flight == 0)
-			look_for_end(v, now_ms);
-		if (v->n_sent < v->n_flight)
-			send_flight(v, now_ms);
-		n = receive_flight(v, done, max, now_ms);
-	}
-	note_loss(v, now_ms);
-	return n + expire_flight(v, done + n, max - n, now_ms);
-}
-
-static enum store_health
-valkey_health(const struct store *store)
-{
-	const struct valkey *v = (const struct valkey *)store;
-
-	if (v->link.state == LINK_UP)
-		return STORE_CONNECTED;
-	return coarse_ms() - v->lost_ms < v->timeout_ms ? STORE_CONNECTING : STORE_LOST;
-}
+/* --- Batches ------------------------------------------------------------------ */
 
 static struct store_batch *
 valkey_batch(struct store *store)
 {
 	struct valkey *v = (struct valkey *)store;
+	struct store_batch empty;
+	int number = pool_take(&v->pool, &empty);
 
-	for (unsigned int i = 0; i < STORE_BATCHES; i++) {
-		struct valkey_batch *b = &v->batch[i];
-
-		if (b->taken)
-			continue;
-		b->taken = true;
-		b->batch = (struct store_batch){ 0 };
-		frame_init(&b->batch.request, b->buffer + VALKEY_RESERVE,
-			   FRAME_MAX_BYTES);
-		return &b->batch;
-	}
-	return NULL;
+	if (number < 0)
+		return NULL;
+	v->batch[number].batch = empty;
+	return &v->batch[number].batch;
 }
 
 static void
 valkey_free(struct store *store, struct store_batch *batch)
 {
-	(void)store;
-	((struct valkey_batch *)batch)->taken = false;
+	struct valkey *v = (struct valkey *)store;
+
+	pool_give(&v->pool, (unsigned int)((struct valkey_batch *)batch - v->batch));
 }
 
 static int
@@ -423,47 +182,157 @@ valkey_submit(struct store *store, struct store_batch *batch)
 	struct valkey *v = (struct valkey *)store;
 	struct valkey_batch *b = (struct valkey_batch *)batch;
 	uint64_t now_ms = coarse_ms();
+	unsigned int n_lost = 0, n_there = 0;
 
-	if (v->n_flight == STORE_INFLIGHT)
+	b->commits = v->most_commit > 0 && batch_commits(v, b);
+	if (v->asked.n == STORE_INFLIGHT ||
+	    (b->commits && v->n_committing == STORE_UNCOMMITTED))
 		return -EAGAIN;
-	if (v->link.state != LINK_UP && now_ms - v->lost_ms >= v->timeout_ms)
+	for (unsigned int i = 0; i < store->n_partitions; i++) {
+		if (frame_is_empty(&batch->part[i].request))
+			continue;
+		if (channel_is_lost(&v->channel[i], now_ms)) {
+			batch->part[i].error = -ENOTCONN;
+			n_lost++;
+			continue;
+		}
+		batch->part[i].error = 0;
+		channel_submit(&v->channel[i], &b->part[i], now_ms);
+		n_there++;
+	}
+	if (n_lost > 0 && n_there == 0)
 		return -ENOTCONN;
-	if (!v->same_ids)
-		frame_map_tables(&batch->request, v->table_id, v->link.n_tables);
-	b->id = ++v->next_id;
-	b->asked_ms = now_ms;
-	b->reply_bytes = b->reply_want = 0;
-	frame_finish(&batch->request, v->generation, v->client, b->id);
-	command_write(v, b);
-	v->flight[(v->first + v->n_flight++) % STORE_INFLIGHT] = b;
-	send_flight(v, now_ms);
-	note_loss(v, now_ms);
+	v->n_committing += b->commits;
+	push(&v->asked, b);
 	return 0;
 }
 
-static int
-valkey_wait_fd(struct store *store, int *timeout_ms)
+/* The second time, or the only one: answers are what they are in the end. */
+static void
+batch_final(struct valkey *v, struct valkey_batch *b)
+{
+	b->batch.final = true;
+	if (!b->commits)
+		return;
+	v->n_committing--;
+	for (unsigned int i = 0; i < v->store.n_partitions; i++)
+		if (b->batch.part[i].error == 0 &&
+		    !frame_is_empty(&b->batch.part[i].request))
+			channel_rewind(&b->part[i]);
+}
+
+static inline bool
+has_done(const struct valkey *v)
+{
+	return (v->asked.n > 0 && front(&v->asked)->left.n_unanswered == 0) ||
+	       (v->given.n > 0 && front(&v->given)->left.n_uncommitted == 0);
+}
+
+/* Those that were given back before come first: no batch is in 'done' twice. */
+static unsigned int
+give_back(struct valkey *v, struct store_batch **done, unsigned int max)
+{
+	unsigned int n = 0;
+
+	for (; n < max && v->given.n > 0; pop(&v->given)) {
+		struct valkey_batch *b = front(&v->given);
+
+		if (b->left.n_uncommitted > 0)
+			break;
+		batch_final(v, b);
+		done[n++] = &b->batch;
+	}
+	for (; n < max && v->asked.n > 0; pop(&v->asked)) {
+		struct valkey_batch *b = front(&v->asked);
+
+		if (b->left.n_unanswered > 0)
+			break;
+		if (b->left.n_uncommitted > 0)
+			push(&v->given, b);
+		else
+			batch_final(v, b);
+		done[n++] = &b->batch;
+	}
+	return n;
+}
+
+static unsigned int
+valkey_poll(struct store *store, struct store_batch **done, unsigned int max)
 {
 	struct valkey *v = (struct valkey *)store;
-	uint64_t now_ms = coarse_ms();
-	uint64_t until_ms = UINT64_MAX;
+	uint64_t now_ms;
 
-	v->look = true;
-	if (v->n_flight > 0)
-		until_ms = flight_at(v, 0)->asked_ms + v->timeout_ms;
-	if (v->link.state == LINK_DOWN && v->link.retry_ms < until_ms)
-		until_ms = v->link.retry_ms;
-	if ((v->link.state == LINK_GREETING ||
-	     (v->link.state == LINK_UP && v->n_sent < v->n_flight)) &&
-	    now_ms + VALKEY_SOON_MS < until_ms)
-		until_ms = now_ms + VALKEY_SOON_MS;
+	/* What is there is given first: the next look at the sockets finds more. */
+	if (has_done(v) && max > 0)
+		return give_back(v, done, max);
+	now_ms = coarse_ms();
+	for (unsigned int i = 0; i < store->n_partitions; i++)
+		if (channel_turn(&v->channel[i], now_ms))
+			note_replicas(v, &v->channel[i].frames);
+	return has_done(v) ? give_back(v, done, max) : 0;
+}
+
+/* --- Leases, and waiting ------------------------------------------------------ */
+
+static unsigned int
+valkey_due(struct store *store, struct store_lease *lease, unsigned int max)
+{
+	struct valkey *v = (struct valkey *)store;
+	uint64_t now_ms;
+	unsigned int n = 0;
+
+	if (v->leased == 0)
+		return 0;
+	now_ms = coarse_ms();
+	max = max < STORE_MAX_LEASES ? max : STORE_MAX_LEASES;
+	v->next_lease++;
+	for (unsigned int i = 0; i < store->n_partitions; i++) {
+		unsigned int at = (v->next_lease + i) % store->n_partitions;
+		struct channel *c = &v->channel[at];
+
+		channel_release(c, now_ms);
+		for (; n < max && channel_lease(c, &lease[n].record); n++)
+			lease[n].partition = at;
+	}
+	return n;
+}
+
+static unsigned int
+valkey_wait_fds(struct store *store, int *fd, unsigned int max, int *timeout_ms)
+{
+	struct valkey *v = (struct valkey *)store;
+	uint64_t now_ms = coarse_ms(), until_ms = UINT64_MAX;
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < store->n_partitions; i++)
+		n += channel_wait_fds(&v->channel[i], fd + n, max - n, now_ms, &until_ms);
+	if (has_done(v))
+		until_ms = now_ms;
 	*timeout_ms = until_ms == UINT64_MAX ? -1
 		      : until_ms <= now_ms   ? 0
 					     : (int)(until_ms - now_ms);
-	return v->link.fd;
+	return n;
 }
 
-/* --- Start and end ------------------------------------------------------------- */
+static enum store_health
+valkey_health(const struct store *store)
+{
+	const struct valkey *v = (const struct valkey *)store;
+	enum store_health worst = STORE_CONNECTED;
+	uint64_t now_ms = coarse_ms();
+
+	for (unsigned int i = 0; i < store->n_partitions; i++) {
+		const struct channel *c = &v->channel[i];
+
+		if (channel_is_lost(c, now_ms))
+			return STORE_LOST;
+		if (c->frames.state != LINK_UP)
+			worst = STORE_CONNECTING;
+	}
+	return worst;
+}
+
+/* --- Start and end ------------------------------------------------------------ */
 
 static void
 valkey_close(struct store *store)
@@ -472,50 +341,123 @@ valkey_close(struct store *store)
 
 	if (v == NULL)
 		return;
-	link_fini(&v->link);
-	for (unsigned int i = 0; i < STORE_BATCHES; i++) {
-		free(v->batch[i].buffer);
-		free(v->batch[i].reply);
-	}
+	for (unsigned int i = 0; v->channel != NULL && i < store->n_partitions; i++)
+		channel_fini(&v->channel[i]);
+	for (unsigned int i = 0;
+	     v->part != NULL && i < STORE_BATCHES * store->n_partitions; i++)
+		channel_part_fini(&v->part[i]);
+	free(v->channel);
+	free(v->part);
+	pool_fini(&v->pool);
 	free(v);
 }
 
 static int
 batches_init(struct valkey *v)
 {
+	unsigned int n = v->store.n_partitions;
+	int err = pool_init(&v->pool, n, CHANNEL_RESERVE, CHANNEL_TAIL);
+
+	if (err != 0)
+		return err;
+	v->part = calloc((size_t)STORE_BATCHES * n, sizeof(*v->part));
+	if (v->part == NULL)
+		return -ENOMEM;
 	for (unsigned int i = 0; i < STORE_BATCHES; i++) {
 		struct valkey_batch *b = &v->batch[i];
 
-		b->buffer =
-			aligned_alloc(64, VALKEY_RESERVE + FRAME_MAX_BYTES + VALKEY_TAIL);
-		if (b->buffer == NULL || reply_reserve(b, VALKEY_REPLY_BYTES) != 0)
-			return -ENOMEM;
+		b->part = v->part + i * n;
+		for (unsigned int k = 0; k < n; k++) {
+			b->part[k].part = v->pool.part + i * n + k;
+			b->part[k].batch = &b->left;
+		}
 	}
 	return 0;
 }
 
-/* Waits until the link is up, or cannot come up, or the timeout has passed. */
+/* 'why' is set to a link's reason if it is one. */
 static int
-wait_up(struct valkey *v)
+channels_init(struct valkey *v, const struct store_table *tables, const char **why)
+{
+	unsigned int n = v->store.n_partitions;
+	struct store_table table[STORE_MAX_TABLES];
+	struct link_config config = { .url = &v->url,
+				      .tables = table,
+				      .n_tables = v->n_tables,
+				      .n_partitions = n,
+				      .timeout_ms = v->timeout_ms };
+	uint64_t client;
+	int err = 0;
+
+	v->channel = calloc(n, sizeof(*v->channel));
+	if (v->channel == NULL)
+		return -ENOMEM;
+	if (getrandom(&client, sizeof(client), 0) != sizeof(client))
+		return -EIO;
+	for (unsigned int i = 0; i < v->n_tables; i++) {
+		table[i] = tables[i];
+		table[i].limit = tables[i].limit / n + (tables[i].limit % n != 0);
+		v->declared[i] = tables[i].commit;
+		v->leased |= (uint32_t)tables[i].leased << i;
+	}
+	commit_set(v);
+	for (; err == 0 && config.partition < n; config.partition++) {
+		struct channel *c = &v->channel[config.partition];
+
+		err = channel_init(c, &config, client, v->leased);
+		if (err != 0)
+			*why = c->frames.reason;
+	}
+	return err;
+}
+
+/* Whether all are up: 0, -EINPROGRESS, or -EPROTO: one cannot come up.  'why' is set to
+ * why one is not. */
+static int
+channels_up(const struct valkey *v, const char **why)
+{
+	int err = 0;
+
+	for (unsigned int i = 0; i < v->store.n_partitions; i++) {
+		const struct link *l = &v->channel[i].frames;
+
+		if (l->state == LINK_UP)
+			continue;
+		*why = l->reason;
+		if (l->hopeless)
+			return -EPROTO;
+		err = -EINPROGRESS;
+	}
+	return err;
+}
+
+/* Waits until all partitions are open, or one cannot be, or the timeout has passed. */
+static int
+wait_up(struct valkey *v, const char **why)
 {
 	uint64_t end_ms = coarse_ms() + v->timeout_ms;
 
 	for (;;) {
+		int fd[STORE_MAX_PARTITIONS * LINK_MAX_FDS], wait_ms, err;
+		struct pollfd p[STORE_MAX_PARTITIONS * LINK_MAX_FDS];
 		struct store_batch *none;
-		int wait_ms;
+		unsigned int n;
 
 		valkey_poll(&v->store, &none, 0);
-		if (v->link.state == LINK_UP)
-			return 0;
+		n = valkey_wait_fds(&v->store, fd, sizeof(fd) / sizeof(fd[0]), &wait_ms);
+		err = channels_up(v, why);
+		if (err != -EINPROGRESS)
+			return err;
 
-		struct pollfd p = { .fd = valkey_wait_fd(&v->store, &wait_ms),
-				    .events = POLLIN };
+		uint64_t now_ms = coarse_ms();
 
-		if (v->link.hopeless)
-			return -EPROTO;
-		if (coarse_ms() >= end_ms)
+		if (now_ms >= end_ms)
 			return -ETIMEDOUT;
-		poll(&p, 1, wait_ms);
+		for (unsigned int i = 0; i < n; i++)
+			p[i] = (struct pollfd){ .fd = fd[i], .events = POLLIN };
+		if (wait_ms < 0 || (uint64_t)wait_ms > end_ms - now_ms)
+			wait_ms = (int)(end_ms - now_ms);
+		poll(p, n, wait_ms);
 	}
 }
 
@@ -523,56 +465,49 @@ static int
 valkey_open(const struct store_options *options, const struct store_table *tables,
 	    unsigned int n_tables, struct store **out, char *why, size_t why_bytes)
 {
-	unsigned int timeout_ms =
-		options->timeout_ms != 0 ? options->timeout_ms : VALKEY_TIMEOUT_MS;
-	struct store_url url;
-	int err = url_parse(options->url, &url, why, why_bytes);
-
-	if (err != 0)
-		return err;
-
 	struct valkey *v = calloc(1, sizeof(*v));
+	const char *reason = "";
+	int err;
 
 	if (v == NULL)
 		return -ENOMEM;
-	v->store.ops = url.is_unix ? &store_valkey_unix_ops : &store_valkey_ops;
-	v->timeout_ms = timeout_ms;
-	err = link_init(&v->link, &url, tables, n_tables, timeout_ms);
-	if (err != 0)
-		goto say_why;
-
-	struct resp_out o = { v->words, v->words + sizeof(v->words) };
-
-	resp_put_head(&o, '*', 3);
-	resp_put_string(&o, "SNF.FRAME", 9);
-	resp_put_string(&o, v->link.key, strlen(v->link.key));
-	v->words_bytes = (size_t)(o.at - v->words);
-	if (getrandom(&v->client, sizeof(v->client), 0) != sizeof(v->client)) {
-		err = -EIO;
-		goto say_why;
+	err = url_parse(options->url, &v->url, why, why_bytes);
+	if (err != 0) {
+		free(v);
+		return err;
 	}
-	err = batches_init(v);
+	v->store.ops = &store_valkey_ops;
+	v->store.n_partitions = options->n_partitions != 0 ? options->n_partitions
+				: v->url.kind == URL_CLUSTER
+					? VALKEY_CLUSTER_PARTITIONS
+					: 1;
+	v->timeout_ms = options->timeout_ms != 0 ? options->timeout_ms
+						 : VALKEY_TIMEOUT_MS;
+	v->n_tables = n_tables;
+	err = v->store.n_partitions > STORE_MAX_PARTITIONS ? -EINVAL : batches_init(v);
 	if (err == 0)
-		err = wait_up(v);
-	if (err != 0)
-		goto say_why;
-	v->link.quiet = false;
-	*out = &v->store;
-	return 0;
-say_why:
-	snprintf(why, why_bytes, "store %s: %s", url.host,
-		 v->link.reason[0] != 0 ? v->link.reason : strerror(-err));
+		err = channels_init(v, tables, &reason);
+	if (err == 0)
+		err = wait_up(v, &reason);
+	if (err == 0) {
+		*out = &v->store;
+		return 0;
+	}
+	snprintf(why, why_bytes, "store %s: %s", v->url.shown,
+		 *reason != 0 ? reason : strerror(-err));
 	valkey_close(&v->store);
 	return err;
 }
 
-#define VALKEY_OPS(name)                                                                 \
-	{                                                                                \
-		.scheme = name, .open = valkey_open, .batch = valkey_batch,              \
-		.submit = valkey_submit, .poll = valkey_poll, .free = valkey_free,       \
-		.wait_fd = valkey_wait_fd, .health = valkey_health,                      \
-		.close = valkey_close,                                                   \
-	}
-
-const struct store_ops store_valkey_ops = VALKEY_OPS("valkey");
-const struct store_ops store_valkey_unix_ops = VALKEY_OPS("valkey+unix");
+const struct store_ops store_valkey_ops = {
+	.scheme = "valkey",
+	.open = valkey_open,
+	.batch = valkey_batch,
+	.submit = valkey_submit,
+	.poll = valkey_poll,
+	.free = valkey_free,
+	.due = valkey_due,
+	.wait_fds = valkey_wait_fds,
+	.health = valkey_health,
+	.close = valkey_close,
+};

@@ -2,14 +2,14 @@
  * wheel.c - the timer wheel: which records may be due.
  *
  * Three levels of 256 slots, of 1, 256 and 65,536 ticks each; a slot is a list of
- * records.  When a slot of a higher level comes up its records are handed out like
- * those of the lowest: whoever takes one looks at its idle time, and arms it again,
- * lower down, if that has not passed.  So no call has to empty a slot: the wheel
- * stays at its tick until all lists of that tick are empty, and a record armed
+ * records, the one armed last first.  When a slot of a higher level comes up its records
+ * are handed out like those of the lowest: whoever takes one looks at its idle time, and
+ * arms it again, lower down, if that has not passed.  So no call has to empty a slot: the
+ * wheel stays at its tick until all lists of that tick are empty, and a record armed
  * meanwhile never lands in one of them.  What lies further ahead than the wheel
  * reaches goes to its far end and is armed again from there.
  */
-#include "store/core.h"
+#include "store/partition.h"
 
 enum {
 	WHEEL_REACH = 1 << WHEEL_BITS * WHEEL_LEVELS,
@@ -39,13 +39,15 @@ wheel_arm(struct wheel *w, const struct slots *s, record_id id, uint32_t now,
 	ahead = due - w->tick;
 	while (ahead >> (level + 1) * WHEEL_BITS != 0)
 		level++;
-	head = &w->slot[level][slot_of(due, level)];
+	head = &w->newest[level][slot_of(due, level)];
 	r->slot_level = (uint8_t)(level + 1);
-	r->slot = (uint16_t)slot_of(due, level);
+	r->slot = (uint8_t)slot_of(due, level);
 	r->prev = 0;
 	r->next = *head;
 	if (*head != 0)
 		slots_record(s, *head)->prev = id;
+	else
+		w->oldest[level][r->slot] = id;
 	*head = id;
 	w->n[level]++;
 }
@@ -59,10 +61,12 @@ wheel_disarm(struct wheel *w, const struct slots *s, record_id id)
 		return;
 	if (r->next != 0)
 		slots_record(s, r->next)->prev = r->prev;
+	else
+		w->oldest[r->slot_level - 1][r->slot] = r->prev;
 	if (r->prev != 0)
 		slots_record(s, r->prev)->next = r->next;
 	else
-		w->slot[r->slot_level - 1][r->slot] = r->next;
+		w->newest[r->slot_level - 1][r->slot] = r->next;
 	w->n[r->slot_level - 1]--;
 	r->slot_level = 0;
 }
@@ -86,7 +90,7 @@ wheel_next(struct wheel *w, const struct slots *s, uint32_t now)
 		uint32_t below = 0;
 
 		for (unsigned int level = 0; level < WHEEL_LEVELS; level++) {
-			record_id id = w->slot[level][slot_of(w->tick, level)];
+			record_id id = w->newest[level][slot_of(w->tick, level)];
 
 			if (id != 0 && (w->tick & below) == 0) {
 				wheel_disarm(w, s, id);
@@ -100,4 +104,54 @@ wheel_next(struct wheel *w, const struct slots *s, uint32_t now)
 		if (w->tick > now)
 			w->tick = now;
 	}
+}
+
+/* The slot of a level that comes up first: the current one only while it is being handed
+ * out, for else what is in it lies a whole turn ahead. */
+static uint32_t
+first_slot(const struct wheel *w, unsigned int level)
+{
+	uint32_t below = (1u << level * WHEEL_BITS) - 1;
+
+	return slot_of(w->tick, level) + ((w->tick & below) != 0);
+}
+
+/* Levels one after the other: a slot of a higher one begins later than all of the level
+ * below it, but for one turn of that. */
+record_id
+wheel_after(const struct wheel *w, const struct slots *s, record_id id)
+{
+	unsigned int level = 0, ahead = 0;
+
+	if (id != 0) {
+		const struct record *r = slots_record(s, id);
+
+		if (r->prev != 0)
+			return r->prev;
+		level = r->slot_level - 1u;
+		ahead = (r->slot - first_slot(w, level)) % WHEEL_SLOTS + 1;
+	}
+	for (; level < WHEEL_LEVELS; level++, ahead = 0) {
+		if (w->n[level] == 0)
+			continue;
+		for (; ahead < WHEEL_SLOTS; ahead++) {
+			uint32_t slot = (first_slot(w, level) + ahead) % WHEEL_SLOTS;
+
+			if (w->oldest[level][slot] != 0)
+				return w->oldest[level][slot];
+		}
+	}
+	return 0;
+}
+
+bool
+wheel_early(const struct wheel *w, const struct record *r, uint32_t due)
+{
+	unsigned int level = r->slot_level - 1u;
+	uint32_t first = first_slot(w, level);
+	uint32_t ahead = (r->slot - first) % WHEEL_SLOTS;
+	uint64_t turn = (uint64_t)(w->tick >> level * WHEEL_BITS) + first -
+			slot_of(w->tick, level) + ahead;
+
+	return due >= (turn + 1) << level * WHEEL_BITS;
 }

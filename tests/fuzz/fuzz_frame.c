@@ -1,5 +1,6 @@
 /*
- * fuzz_frame.c - any bytes as frames for a partition, and as a reply for a client.
+ * fuzz_frame.c - any bytes as frames for a partition, and as a reply or leases for a
+ * client.
  *
  * The input is a row of frames, each behind two bytes of length.  Heads are made
  * right, for else nothing would get past them.  Whatever is taken is answered in the
@@ -9,13 +10,21 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "store/core.h"
+#include "store/partition.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t bytes);
 
-enum { GENERATION = 1 };
+enum { GENERATION = 1, TERM = 2, LIMIT = 3 };
 
 static const uint64_t seed[2] = { 5, 6 };
+
+static const struct core_declaration tables[] = {
+	{ "a", 64, FRAME_MAX_VALUE, 1, 0, 0 },
+	{ "b", 4, 24, 1, CORE_LEASED, 0 },
+	{ "c", 64, 100, 1, CORE_EVICT, LIMIT },
+};
+
+enum { N_TABLES = sizeof(tables) / sizeof(tables[0]) };
 
 struct pair {
 	struct partition *primary, *replica;
@@ -28,10 +37,12 @@ partition_with_tables(void)
 {
 	struct partition *p;
 
-	if (partition_new(GENERATION, seed, &p) != 0)
+	if (partition_new(GENERATION, 1, seed, &p) != 0)
 		abort();
-	partition_declare(p, "a", 64, 2048, 1);
-	partition_declare(p, "b", 4, 16, 1);
+	for (unsigned int i = 0; i < N_TABLES; i++) {
+		if (partition_declare(p, &tables[i]) != (int)i)
+			abort();
+	}
 	return p;
 }
 
@@ -46,7 +57,24 @@ count_answers(struct frame_cursor c)
 		for (unsigned int i = 0; v.answer == FRAME_HIT && i < v.value_bytes; i++)
 			sum += v.value[i];
 	}
-	assert(c.at <= c.end && sum <= n * 2048u * 255u * 32u);
+	assert(c.at <= c.end && (n > 0 || sum == 0));
+	return n;
+}
+
+/* Walks leases, likewise, and returns how many there are. */
+static unsigned int
+count_leases(struct frame_cursor c)
+{
+	struct frame_lease lease;
+	unsigned int n = 0, sum = 0;
+
+	for (; frame_lease_next(&c, &lease) == 1; n++) {
+		for (unsigned int i = 0; i < lease.value_bytes; i++)
+			sum += lease.value[i];
+		for (unsigned int i = 0; i < lease.key_bytes; i++)
+			sum += lease.key[i];
+	}
+	assert(c.at <= c.end && (n > 0 || sum == 0));
 	return n;
 }
 
@@ -58,12 +86,12 @@ expect_same(struct pair *p)
 	partition_count(p->primary, &a);
 	partition_count(p->replica, &b);
 	assert(a.records == b.records && a.clients == b.clients);
+	assert(p->primary->tables[2].n_records <= LIMIT);
 }
 
 static void
 apply(struct pair *p, const uint8_t *frame, size_t bytes)
 {
-	struct frame_limits limits[2] = { { 64, 2048 }, { 4, 16 } };
 	struct frame_reply_head reply_head;
 	struct core_counters before, after;
 	struct frame_shape shape;
@@ -73,8 +101,8 @@ apply(struct pair *p, const uint8_t *frame, size_t bytes)
 
 	partition_count(p->primary, &before);
 	p->reply.bytes = p->effects.bytes = 0;
-	err = partition_apply(p->primary, frame, bytes, p->now_ms, frame[bytes - 1] == 1,
-			      &p->reply, &p->effects);
+	err = partition_apply(p->primary, frame, bytes, TERM, p->now_ms,
+			      frame[bytes - 1] == 1, &p->reply, &p->effects);
 	if (err != 0) {
 		partition_count(p->primary, &after);
 		assert(memcmp(&before, &after, sizeof(before)) == 0);
@@ -82,13 +110,29 @@ apply(struct pair *p, const uint8_t *frame, size_t bytes)
 		return;
 	}
 	assert(frame_open(frame, bytes, &head, &c) == 0);
-	assert(frame_validate(c, limits, 2, &shape) == 0);
+	assert(frame_validate(c, p->primary->limits, p->primary->n_tables, &shape) == 0);
 	assert(frame_reply_open(p->reply.data, p->reply.bytes, &reply_head, &c) == 0);
 	assert(reply_head.id == head.id && p->reply.bytes <= shape.max_reply_bytes);
 	assert(count_answers(c) == shape.n_answers);
 	err = partition_replay(p->replica, p->effects.data, p->effects.bytes, p->now_ms);
 	assert(err == 0);
 	expect_same(p);
+}
+
+/* What is leased is well formed, and as many records are due as there should be. */
+static void
+lease(struct pair *p, uint8_t what)
+{
+	struct core_counters count;
+	struct frame_cursor c;
+	int n;
+
+	p->reply.bytes = 0;
+	n = partition_lease(p->primary, p->now_ms, UINT32_MAX, what % 4, &p->reply);
+	assert(n >= 0 && frame_leases_open(p->reply.data, p->reply.bytes, &c) == 0);
+	assert(count_leases(c) == (unsigned int)n);
+	partition_count(p->primary, &count);
+	assert(count.due >= (unsigned int)n && count.due <= count.records);
 }
 
 /* The time and what expires in it come out of the frame's first byte. */
@@ -103,6 +147,7 @@ expire(struct pair *p, uint8_t what)
 	err = partition_replay(p->replica, p->effects.data, p->effects.bytes, p->now_ms);
 	assert(err == 0);
 	expect_same(p);
+	lease(p, what);
 }
 
 int
@@ -112,6 +157,9 @@ LLVMFuzzerTestOneInput(const uint8_t *input, size_t bytes)
 	struct frame_cursor c = { input, input + bytes };
 
 	count_answers(c);
+	count_leases(c);
+	frame_leases_open(input, bytes, &c);
+	c.at = input;
 	p.primary = partition_with_tables();
 	p.replica = partition_with_tables();
 	while (c.end - c.at >= 2) {
@@ -121,7 +169,7 @@ LLVMFuzzerTestOneInput(const uint8_t *input, size_t bytes)
 		size_t frame_bytes = FRAME_HEAD_BYTES + body;
 		uint8_t *frame = malloc(frame_bytes);
 		struct frame_head head = { FRAME_MAGIC, (uint32_t)frame_bytes, GENERATION,
-					   c.at[0] % 3, c.at[0] / 3 };
+					   TERM, c.at[0] % 3, c.at[0] / 3 };
 
 		expire(&p, c.at[0]);
 		memcpy(frame, &head, sizeof(head));

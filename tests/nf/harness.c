@@ -1,18 +1,12 @@
 /*
  * harness.c - see harness.h.
- *
- * Its store is the embedded one's shape over the same partition, but with the
- * test's clock: a frame is applied when it is submitted, and its reply is there with
- * the next poll.  So a run that reads and then writes takes two turns of its pipe, and
- * what another pipe does in between is a race.
  */
 #include "harness.h"
 
 #include <stdio.h>
 
+#include "bench_store.h"
 #include "pipe/eal.h"
-#include "pipe/pipe.h"
-#include "store/core.h"
 
 enum {
 	MAX_PACKETS = 512,
@@ -29,27 +23,10 @@ struct memory_port {
 	struct rte_mbuf *in[MAX_PACKETS];
 };
 
-struct bench_batch {
-	struct store_batch batch;		/* First: the pipe's pointer. */
-	uint8_t *request;
-	struct buffer reply;
-	bool taken;
-};
-
-struct bench_store {
-	struct store store;			/* First: the pipe's pointer. */
-	struct bench *bench;
-	uint64_t client, next_id;
-	unsigned int n_done;
-	struct store_batch *done[STORE_INFLIGHT];
-	struct bench_batch batch[STORE_BATCHES];
-};
-
 struct bench {
 	const struct nf *nf;
 	void *nf_static;
-	struct partition *partition;
-	uint64_t now_ms;
+	struct bench_partitions partitions;
 	unsigned int n_pipes;
 	struct pipe *pipe[BENCH_PIPES];
 	struct bench_store store[BENCH_PIPES];
@@ -112,94 +89,6 @@ memory_tx(struct port *port, struct rte_mbuf **packets, unsigned int n)
 
 static const struct port_ops memory_ops = { .rx = memory_rx, .tx = memory_tx };
 
-/* --- the store ---------------------------------------------------------------- */
-
-static struct store_batch *
-store_batch_take(struct store *store)
-{
-	struct bench_store *m = (struct bench_store *)store;
-
-	for (unsigned int i = 0; i < STORE_BATCHES; i++) {
-		struct bench_batch *b = &m->batch[i];
-
-		if (b->taken)
-			continue;
-		b->taken = true;
-		frame_init(&b->batch.request, b->request, FRAME_MAX_BYTES);
-		return &b->batch;
-	}
-	return NULL;
-}
-
-static int
-store_submit(struct store *store, struct store_batch *batch)
-{
-	struct bench_store *m = (struct bench_store *)store;
-	struct bench_batch *b = (struct bench_batch *)batch;
-	struct partition *p = m->bench->partition;
-	struct frame *f = &batch->request;
-	struct frame_reply_head head;
-
-	if (m->n_done == STORE_INFLIGHT)
-		return -EAGAIN;
-	frame_finish(f, partition_generation(p), m->client, ++m->next_id);
-	b->reply.bytes = 0;
-	assert_int_equal(partition_apply(p, f->start, (size_t)(f->at - f->start),
-					 m->bench->now_ms, false, &b->reply, NULL), 0);
-	assert_int_equal(frame_reply_open(b->reply.data, b->reply.bytes, &head,
-					  &batch->reply), 0);
-	batch->error = 0;
-	m->done[m->n_done++] = batch;
-	return 0;
-}
-
-static unsigned int
-store_poll(struct store *store, struct store_batch **done, unsigned int max)
-{
-	struct bench_store *m = (struct bench_store *)store;
-
-	if (max == 0 || m->n_done == 0)
-		return 0;
-	done[0] = m->done[0];
-	memmove(m->done, m->done + 1, --m->n_done * sizeof(m->done[0]));
-	return 1;
-}
-
-static void
-store_free(struct store *store, struct store_batch *batch)
-{
-	(void)store;
-	((struct bench_batch *)batch)->taken = false;
-}
-
-static const struct store_ops bench_store_ops = {
-	.scheme = "memory", .batch = store_batch_take, .submit = store_submit,
-	.poll = store_poll, .free = store_free,
-};
-
-static void
-store_init(struct bench *b, unsigned int i)
-{
-	struct bench_store *m = &b->store[i];
-
-	m->store.ops = &bench_store_ops;
-	m->bench = b;
-	m->client = 1 + i;
-	for (unsigned int k = 0; k < STORE_BATCHES; k++) {
-		m->batch[k].request = aligned_alloc(64, FRAME_MAX_BYTES);
-		assert_non_null(m->batch[k].request);
-	}
-}
-
-static void
-store_fini(struct bench_store *m)
-{
-	for (unsigned int k = 0; k < STORE_BATCHES; k++) {
-		free(m->batch[k].request);
-		buffer_fini(&m->batch[k].reply);
-	}
-}
-
 /* --- the bench ---------------------------------------------------------------- */
 
 /* Returns 0, or what the function's init() does. */
@@ -208,6 +97,13 @@ read_section(const struct nf *nf, const char *section, void **nf_static)
 {
 	void *options = calloc(1, nf->options_bytes);
 	struct config *config;
+
+	*nf_static = NULL;
+	if (nf->options == NULL) {
+		free(options);
+		return 0;
+	}
+
 	int err = config_load_text("section", section, strlen(section), nf->options,
 				   options, &config);
 
@@ -232,12 +128,13 @@ bench_refuses(const char *name, const char *section)
 }
 
 static void
-open_pipe(struct bench *b, unsigned int i)
+open_pipe(struct bench *b, unsigned int i, bool pass_unseen)
 {
 	struct pipe_config config = { .nf = b->nf, .nf_static = b->nf_static,
-				      .store = &b->store[i].store };
+				      .store = &b->store[i].store,
+				      .pass_unseen = pass_unseen };
 
-	store_init(b, i);
+	bench_store_init(&b->store[i], &b->partitions, 1 + i);
 	for (unsigned int side = 0; side < 2; side++) {
 		b->port[i][side] = (struct memory_port){
 			.port = { .ops = &memory_ops, .pool = pool, .wait_fd = -1 },
@@ -248,34 +145,30 @@ open_pipe(struct bench *b, unsigned int i)
 	assert_int_equal(pipe_open(&config, &b->pipe[i]), 0);
 }
 
-static void
-declare_tables(struct bench *b)
+struct bench *
+bench_open_as(const struct bench_setup *setup)
 {
-	struct nf_table *table[STORE_MAX_TABLES];
-	unsigned int n = nf_tables(b->nf, 0, table, STORE_MAX_TABLES);
+	struct bench *b = calloc(1, sizeof(*b));
+	struct store_table declared[STORE_MAX_TABLES];
 
-	for (unsigned int i = 0; i < n; i++)
-		assert_int_equal(partition_declare(b->partition, table[i]->name,
-						   table[i]->key_max, table[i]->value_max,
-						   table[i]->format),
-				 table[i]->index);
+	b->nf = setup->nf;
+	assert_int_equal(read_section(b->nf, setup->section, &b->nf_static), 0);
+	bench_partitions_init(&b->partitions, setup->n_partitions, declared,
+			      pipe_tables(b->nf, setup->table, declared));
+	b->n_pipes = setup->n_pipes;
+	for (unsigned int i = 0; i < b->n_pipes; i++)
+		open_pipe(b, i, setup->pass_unseen);
+	return b;
 }
 
 struct bench *
 bench_open(const char *nf, const char *section, unsigned int n_pipes)
 {
-	struct bench *b = calloc(1, sizeof(*b));
+	struct bench_setup setup = { .nf = nf_find(nf), .section = section,
+				     .n_pipes = n_pipes, .n_partitions = 1 };
 
-	b->nf = nf_find(nf);
-	assert_non_null(b->nf);
-	assert_int_equal(read_section(b->nf, section, &b->nf_static), 0);
-	b->now_ms = 1000000;
-	assert_int_equal(partition_new(1, (uint64_t[2]){ 1, 2 }, &b->partition), 0);
-	declare_tables(b);
-	b->n_pipes = n_pipes;
-	for (unsigned int i = 0; i < n_pipes; i++)
-		open_pipe(b, i);
-	return b;
+	assert_non_null(setup.nf);
+	return bench_open_as(&setup);
 }
 
 void
@@ -284,10 +177,11 @@ bench_close(struct bench *b)
 	bench_settle(b);
 	for (unsigned int i = 0; i < b->n_pipes; i++) {
 		pipe_close(b->pipe[i]);
-		store_fini(&b->store[i]);
+		bench_store_fini(&b->store[i]);
 	}
-	partition_free(b->partition);
-	b->nf->fini(b->nf_static);
+	bench_partitions_fini(&b->partitions);
+	if (b->nf->fini != NULL)
+		b->nf->fini(b->nf_static);
 	/* No packet was lost track of. */
 	assert_int_equal(rte_mempool_avail_count(pool), N_MBUFS);
 	free(b);
@@ -320,7 +214,7 @@ idle(const struct bench *b)
 		if (!pipe_drained(b->pipe[i]) || b->port[i][NF_INSIDE].n_in > 0 ||
 		    b->port[i][NF_OUTSIDE].n_in > 0)
 			return false;
-	return true;
+	return !bench_partitions_due(&b->partitions);
 }
 
 void
@@ -335,9 +229,38 @@ bench_settle(struct bench *b)
 void
 bench_wait(struct bench *b, uint64_t ms)
 {
-	b->now_ms += ms;
-	while (partition_expire(b->partition, b->now_ms, 1000, NULL) == 1000)
-		;
+	struct bench_partitions *p = &b->partitions;
+
+	p->now_ms += ms;
+	for (unsigned int i = 0; i < p->n; i++)
+		while (partition_expire(p->partition[i], p->now_ms, 1000, NULL) == 1000)
+			;
+}
+
+void
+bench_hold(struct bench *b, bool hold)
+{
+	b->partitions.hold = hold;
+}
+
+void
+bench_fail(struct bench *b, unsigned int partition, int error)
+{
+	b->partitions.error[partition] = error;
+}
+
+struct pipe_stats
+bench_stats(const struct bench *b)
+{
+	struct pipe_stats sum = { 0 };
+
+	for (unsigned int i = 0; i < b->n_pipes; i++) {
+		const uint64_t *from = (const uint64_t *)pipe_stats(b->pipe[i]);
+
+		for (size_t k = 0; k < sizeof(sum) / sizeof(*from); k++)
+			((uint64_t *)&sum)[k] += from[k];
+	}
+	return sum;
 }
 
 const struct sent *
@@ -392,31 +315,13 @@ sent_data(const struct sent *s)
 uint64_t
 bench_dropped(const struct bench *b, enum nf_drop reason)
 {
-	uint64_t n = 0;
-
-	for (unsigned int i = 0; i < b->n_pipes; i++)
-		n += pipe_stats(b->pipe[i])->dropped[reason];
-	return n;
-}
-
-uint64_t
-bench_kept(const struct bench *b)
-{
-	uint64_t n = 0;
-
-	for (unsigned int i = 0; i < b->n_pipes; i++)
-		n += pipe_stats(b->pipe[i])->kept;
-	return n;
+	return bench_stats(b).dropped[reason];
 }
 
 uint64_t
 bench_conflicts(const struct bench *b)
 {
-	uint64_t n = 0;
-
-	for (unsigned int i = 0; i < b->n_pipes; i++)
-		n += pipe_stats(b->pipe[i])->conflicts;
-	return n;
+	return bench_stats(b).conflicts;
 }
 
 uint32_t
@@ -433,19 +338,34 @@ bench_alert(struct bench *b)
 uint64_t
 bench_writes(const struct bench *b)
 {
+	const struct bench_partitions *p = &b->partitions;
 	struct core_counters n;
+	uint64_t writes = 0;
 
-	partition_count(b->partition, &n);
-	return n.groups - n.conflicts;
+	for (unsigned int i = 0; i < p->n; i++) {
+		partition_count(p->partition[i], &n);
+		writes += n.groups - n.conflicts - n.bounds - n.full;
+	}
+	return writes;
 }
 
 uint64_t
-bench_records(const struct bench *b)
+bench_records(const struct bench *b, const char *table)
 {
-	struct core_counters n;
+	const struct bench_partitions *p = &b->partitions;
+	const struct core_table *t;
+	uint64_t records = 0;
+	char name[STORE_TABLE_NAME];
+	unsigned int n;
 
-	partition_count(b->partition, &n);
-	return n.records;
+	snprintf(name, sizeof(name), "%s.%s", b->nf->name, table);
+	for (unsigned int i = 0; i < p->n; i++) {
+		t = partition_tables(p->partition[i], &n);
+		for (unsigned int k = 0; k < n; k++)
+			if (strcmp(t[k].name, name) == 0)
+				records += t[k].n_records;
+	}
+	return records;
 }
 
 /* --- tables ------------------------------------------------------------------- */
@@ -458,10 +378,11 @@ struct counts {
 static void
 count(const struct bench *b, struct counts *n)
 {
-	n->kept = bench_kept(b);
+	struct pipe_stats s = bench_stats(b);
+
+	n->kept = s.kept;
 	n->writes = bench_writes(b);
-	for (unsigned int i = 0; i < NF_N_DROPS; i++)
-		n->dropped[i] = bench_dropped(b, i);
+	memcpy(n->dropped, s.dropped, sizeof(n->dropped));
 }
 
 static int
@@ -520,6 +441,7 @@ run_step(struct bench *b, const struct step *step, unsigned int pipe)
 	struct counts before, after;
 
 	bench_wait(b, step->after_ms);
+	bench_settle(b);
 	count(b, &before);
 	bench_put(b, pipe, &step->packet);
 	bench_settle(b);
@@ -546,10 +468,16 @@ bench_steps(struct bench *b, const struct step *steps, unsigned int n)
 }
 
 void
-run_steps(const char *nf, const char *section, const struct step *steps, unsigned int n)
+run_steps(const char *nf, const char *section, const struct step *steps, unsigned int n,
+	  unsigned int n_shapes)
 {
-	for (unsigned int n_pipes = 1; n_pipes <= BENCH_PIPES; n_pipes++) {
-		struct bench *b = bench_open(nf, section, n_pipes);
+	static const unsigned int shapes[][2] = { { 1, 1 }, { 2, 1 }, { 2, 3 } };
+
+	for (unsigned int i = 0; i < n_shapes; i++) {
+		struct bench_setup setup = { .nf = nf_find(nf), .section = section,
+					     .n_pipes = shapes[i][0],
+					     .n_partitions = shapes[i][1] };
+		struct bench *b = bench_open_as(&setup);
 
 		bench_steps(b, steps, n);
 		bench_close(b);

@@ -2,7 +2,7 @@
  * harness.h - drives pipes without NIC and server: what the tests of functions share.
  *
  * A bench has one or two pipes of a function, each with its own store; the stores
- * share one partition, whose clock stands still until a test moves it.  Packets are
+ * share their partitions, whose clock stands still until a test moves it.  Packets are
  * built from a spec and compared by what a spec can say; all of it asserts, so tests
  * read straight down.
  */
@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-#include "nf/nf.h"
+#include "pipe/pipe.h"
 
 enum {
 	BENCH_PIPES = 2,
@@ -76,6 +76,15 @@ struct bench;
 
 /* 'section' is the function's, as YAML; asserts that it is accepted. */
 struct bench *bench_open(const char *nf, const char *section, unsigned int n_pipes);
+
+struct bench_setup {
+	const struct nf *nf;
+	const char *section;
+	unsigned int n_pipes, n_partitions;
+	bool pass_unseen;
+	struct pipe_table table[STORE_MAX_TABLES];
+};
+struct bench *bench_open_as(const struct bench_setup *setup);
 void bench_close(struct bench *b);
 /* Whether the function refuses the section. */
 bool bench_refuses(const char *nf, const char *section);
@@ -83,10 +92,14 @@ bool bench_refuses(const char *nf, const char *section);
 /* Hands a packet to a pipe; it runs with the next turn. */
 void bench_put(struct bench *b, unsigned int pipe, const struct spec *spec);
 void bench_turn(struct bench *b, unsigned int pipe);
-/* Turns until nothing is in flight. */
+/* Turns until nothing is in flight, and nothing due. */
 void bench_settle(struct bench *b);
-/* Moves the clock, and lets records expire. */
+/* Moves the clock, and lets records expire, or become due. */
 void bench_wait(struct bench *b, uint64_t ms);
+/* From now on groups wait for replicas, or no longer. */
+void bench_hold(struct bench *b, bool hold);
+/* From now on frames for the partition come back with this error, and are not applied. */
+void bench_fail(struct bench *b, unsigned int partition, int error);
 
 /* Takes the packet that left first; NULL: none did.  Lives until the next take. */
 const struct sent *bench_take(struct bench *b);
@@ -97,22 +110,25 @@ const char *sent_endpoints(const struct sent *s);
 const char *sent_data(const struct sent *s);
 
 /* Sums over all pipes, since the start. */
+struct pipe_stats bench_stats(const struct bench *b);
 uint64_t bench_dropped(const struct bench *b, enum nf_drop reason);
-uint64_t bench_kept(const struct bench *b);
 uint64_t bench_conflicts(const struct bench *b);
-/* Groups of writes that were applied, and records that there are. */
+/* Groups that were applied, and records that there are in a table. */
 uint64_t bench_writes(const struct bench *b);
-uint64_t bench_records(const struct bench *b);
+uint64_t bench_records(const struct bench *b, const char *table);
 /* Takes an alert; 0: there is none. */
 uint32_t bench_alert(struct bench *b);
 
 /* Runs a table, one packet at a time: packet i through pipe i modulo their number. */
 void bench_steps(struct bench *b, const struct step *steps, unsigned int n);
-/* The same on a bench of its own, once with one pipe and once with two. */
+/* The same on benches of its own: one pipe, two, and two with several partitions. */
 void run_steps(const char *nf, const char *section, const struct step *steps,
-	       unsigned int n);
+	       unsigned int n, unsigned int n_shapes);
 #define RUN_STEPS(nf, section, steps)                                            \
-	run_steps(nf, section, steps, sizeof(steps) / sizeof((steps)[0]))
+	run_steps(nf, section, steps, sizeof(steps) / sizeof((steps)[0]), 3)
+/* Where it depends on the partition what comes of a packet: with one. */
+#define RUN_STEPS_UNDIVIDED(nf, section, steps)                                  \
+	run_steps(nf, section, steps, sizeof(steps) / sizeof((steps)[0]), 2)
 
 /* Races: packet i goes into pipe i modulo 2, all at once; the pipes take turns as the
  * bits of 'schedule' say, lowest first, for 'n_turns' turns, and then alternate until

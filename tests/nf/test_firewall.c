@@ -535,7 +535,7 @@ test_two_instances_agree_on_a_connection(void **state)
 		while (bench_take(b) != NULL)
 			n++;
 		assert_int_equal(n, 8);
-		assert_int_equal(bench_records(b), 1);
+		assert_int_equal(bench_records(b, "connection"), 1);
 		bench_race(b, &confirming, 1, 0, 0);
 		assert_non_null(bench_take(b));
 		assert_null(bench_take(b));

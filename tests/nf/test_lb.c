@@ -37,7 +37,7 @@ test_a_connection_keeps_its_backend(void **state)
 		  DROPPED(STATE) },
 	};
 
-	RUN_STEPS("lb", section, steps);
+	RUN_STEPS_UNDIVIDED("lb", section, steps);
 }
 
 static void
@@ -65,7 +65,7 @@ test_the_backend_with_the_fewest_gets_the_next(void **state)
 		  true, TO(2, 2) },
 	};
 
-	RUN_STEPS("lb", section, steps);
+	RUN_STEPS_UNDIVIDED("lb", section, steps);
 }
 
 static void
@@ -89,7 +89,7 @@ test_only_the_virtual_address_is_balanced(void **state)
 		  DROPPED(CHECKSUM) },
 	};
 
-	RUN_STEPS("lb", section, steps);
+	RUN_STEPS_UNDIVIDED("lb", section, steps);
 }
 
 static void
@@ -101,13 +101,16 @@ test_idle_connections_are_forgotten(void **state)
 		  .after_ms = 7200 * 1000 },
 		{ "too late", { CLIENT(1), .flags = "A" }, DROPPED(STATE),
 		  .after_ms = 7441 * 1000 },
-		{ "SYN", { CLIENT(1), .flags = "S" }, SENT, true, TO(1, 2) },
-		{ "FIN", { CLIENT(1), .flags = "FA" }, SENT, true, TO(1, 2) },
-		{ "too late", { BACKEND(2, 1), .flags = "FA" }, DROPPED(STATE),
+		{ "it is off the count", { CLIENT(1), .flags = "S" }, SENT, true,
+		  TO(1, 1) },
+		{ "FIN", { CLIENT(1), .flags = "FA" }, SENT, true, TO(1, 1) },
+		{ "too late", { BACKEND(1, 1), .flags = "FA" }, DROPPED(STATE),
 		  .after_ms = 241 * 1000 },
+		{ "once", { CLIENT(2), .flags = "S" }, SENT, true, TO(2, 1) },
+		{ "and the next", { CLIENT(3), .flags = "S" }, SENT, true, TO(3, 2) },
 	};
 
-	RUN_STEPS("lb", section, steps);
+	RUN_STEPS_UNDIVIDED("lb", section, steps);
 }
 
 static void
@@ -124,7 +127,7 @@ test_ipv6(void **state)
 		  "[2001:db8::10]:80 > [2001:db8:2::1]:1" },
 	};
 
-	RUN_STEPS("lb", section6, steps);
+	RUN_STEPS_UNDIVIDED("lb", section6, steps);
 }
 
 static void
@@ -137,37 +140,149 @@ test_what_a_section_may_not_say(void **state)
 	assert_true(bench_refuses("lb", "address: 10.0.0.1:80\nbackends: '[::1]:80'"));
 }
 
+static char names[64][32];
+
+static struct spec
+client_packet(unsigned int i, const char *flags)
+{
+	sprintf(names[i], "198.51.100.1:%u", 1 + i);
+	return (struct spec){ .side = NF_OUTSIDE, .from = names[i],
+			      .to = "192.0.2.10:80", .flags = flags };
+}
+
+/* How many of what was sent went to each backend. */
+static void
+count_sent(struct bench *b, unsigned int n[4])
+{
+	const struct sent *s;
+
+	memset(n, 0, 4 * sizeof(*n));
+	while ((s = bench_take(b)) != NULL)
+		n[strstr(sent_endpoints(s), "> 10.0.0.")[9] - '0']++;
+}
+
+/* One by one, so that what was counted before shows. */
+static void
+assert_counts_are_even(struct bench *b)
+{
+	unsigned int n[4];
+
+	for (unsigned int i = 0; i < 24; i++) {
+		struct spec packet = client_packet(i, "S");
+
+		bench_put(b, i % 2, &packet);
+		bench_settle(b);
+	}
+	count_sent(b, n);
+	for (unsigned int i = 1; i <= 3; i++)
+		assert_int_equal(n[i], 8);
+}
+
 /* Connections that open and close on two instances at once: the counts are exact, so
  * the next ones spread evenly.  [B43, B72, case 51] */
 static void
 test_two_instances_count_exactly(void **state)
 {
 	for (unsigned int schedule = 0; schedule < 1 << 8; schedule++) {
-		static char from[64][32];
 		struct bench *b = bench_open("lb", section, 2);
 		struct spec packets[48];
-		unsigned int n[4] = { 0 };
-		const struct sent *s;
+		unsigned int n[4];
 
-		for (unsigned int i = 0; i < 48; i++) {
-			sprintf(from[i], "198.51.100.1:%u", 1 + i % 24);
-			packets[i] = (struct spec){ .side = NF_OUTSIDE, .from = from[i],
-						    .to = "192.0.2.10:80",
-						    .flags = i < 24 ? "S" : "FA" };
-		}
-		for (unsigned int i = 0; i < 48; i += 4)
-			bench_race(b, packets + i, 4, schedule, 8);
-		while (bench_take(b) != NULL)
-			;
-		assert_int_equal(bench_dropped(b, NF_DROP_CONFLICT), 0);
+		for (unsigned int i = 0; i < 48; i++)
+			packets[i] = client_packet(i % 24, i < 24 ? "S" : "FA");
 		for (unsigned int i = 0; i < 24; i += 4)
 			bench_race(b, packets + i, 4, schedule, 8);
-		while ((s = bench_take(b)) != NULL)
-			n[strstr(sent_endpoints(s), "> 10.0.0.")[9] - '0']++;
+		count_sent(b, n);
 		for (unsigned int i = 1; i <= 3; i++)
-			assert_int_equal(n[i], 8);
+			assert_in_range(n[i], 6, 10);
+		for (unsigned int i = 24; i < 48; i += 4)
+			bench_race(b, packets + i, 4, schedule, 8);
+		assert_int_equal(bench_dropped(b, NF_DROP_CONFLICT), 0);
+		assert_int_equal(bench_dropped(b, NF_DROP_LIMIT), 0);
+		count_sent(b, n);
+		assert_counts_are_even(b);
 		bench_close(b);
 	}
+}
+
+/* SYNs of one batch do not all choose by the same counts. */
+static void
+test_a_burst_spreads_evenly(void **state)
+{
+	struct bench *b = bench_open("lb", section, 1);
+	unsigned int n[4];
+
+	for (unsigned int i = 0; i < 60; i++) {
+		struct spec packet = client_packet(i, "S");
+
+		bench_put(b, 0, &packet);
+	}
+	bench_settle(b);
+	count_sent(b, n);
+	for (unsigned int i = 1; i <= 3; i++)
+		assert_int_equal(n[i], 20);
+	bench_close(b);
+}
+
+/* The client's first packets after a silence race with its expiry: it goes on, or is off
+ * the count, and never both.  [B43] */
+static void
+test_expiry_counts_once(void **state)
+{
+	uint64_t settled = 0, revived = 0;
+
+	for (unsigned int schedule = 0; schedule < 1 << 10; schedule++) {
+		struct bench *b = bench_open("lb", section, 2);
+		struct spec syn[24], ack = client_packet(0, "A");
+		unsigned int n[4];
+
+		for (unsigned int i = 0; i < 24; i++)
+			syn[i] = client_packet(i, "S");
+		bench_race(b, syn, 24, 0, 0);
+		count_sent(b, n);
+		bench_wait(b, 7441 * 1000);
+		bench_put(b, 0, &ack);
+		bench_race(b, NULL, 0, schedule, 10);
+		settled += bench_stats(b).leases_settled;
+		revived += bench_records(b, "client");
+		assert_int_equal(bench_stats(b).leases_settled +
+				 bench_records(b, "client"), 24);
+		bench_wait(b, 7441 * 1000);
+		bench_settle(b);
+		assert_int_equal(bench_records(b, "client"), 0);
+		count_sent(b, n);
+		assert_counts_are_even(b);
+		bench_close(b);
+	}
+	assert_true(settled > 0 && revived > 0);
+}
+
+/* Clients are balanced within their partition. */
+static void
+test_partitions_count_on_their_own(void **state)
+{
+	struct bench_setup setup = { .nf = nf_find("lb"), .section = section,
+				     .n_pipes = 2, .n_partitions = 4 };
+	struct bench *b = bench_open_as(&setup);
+	unsigned int n[4];
+
+	for (unsigned int round = 0; round < 2; round++) {
+		for (unsigned int i = 0; i < 60; i++) {
+			struct spec packet = client_packet(i, "S");
+
+			bench_put(b, i % 2, &packet);
+			bench_settle(b);
+		}
+		count_sent(b, n);
+		/* Each partition may be one off. */
+		for (unsigned int i = 1; i <= 3; i++)
+			assert_in_range(n[i], 16, 24);
+		assert_int_equal(bench_records(b, "pool"), 4);
+		bench_wait(b, 7441 * 1000);
+		bench_settle(b);
+		assert_int_equal(bench_records(b, "client"), 0);
+	}
+	bench_close(b);
 }
 
 int
@@ -181,6 +296,9 @@ main(void)
 		cmocka_unit_test(test_ipv6),
 		cmocka_unit_test(test_what_a_section_may_not_say),
 		cmocka_unit_test(test_two_instances_count_exactly),
+		cmocka_unit_test(test_a_burst_spreads_evenly),
+		cmocka_unit_test(test_expiry_counts_once),
+		cmocka_unit_test(test_partitions_count_on_their_own),
 	};
 
 	return cmocka_run_group_tests(tests, bench_start, NULL);

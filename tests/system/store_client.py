@@ -1,11 +1,12 @@
-"""store_client.py - a server with the module, and a client of it written from the layout
-in frame.h alone: what it and the module agree on is the protocol, not shared code.
+"""store_client.py - a client of the module, written from docs/protocol.md alone: what it
+and the module agree on is the protocol, not shared code.  Below it what tests need
+besides: a server with the module, and ways to fill, look at and wait for it.
 
     with Server(folder) as server:
-        client = server.client()
-        partition = Partition(client, "k", ("table", 16, 64, 1))
-        assert partition.ask(read(0, b"key")) == [MISS]
+        part = Partition(server.client(), "k", ("table", 16, 64, 1))
+        assert part.ask(read(0, b"key")) == [MISS]
 """
+import collections
 import ctypes
 import itertools
 import os
@@ -19,30 +20,12 @@ import pytest
 
 from lab import wait_for
 
-REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BUILD = os.environ.get("SNF_BUILD", os.path.join(REPO, "build"))
-MODULE = os.path.join(BUILD, "snf_store.so")
-# valkey-server of bookworm-backports is tested by hand: SNF_SERVER=valkey-server.
-SERVER = os.environ.get("SNF_SERVER", "redis-server")
-PROBE = os.path.join(BUILD, "tests", "store-probe")
+# --- The client ------------------------------------------------------------------------
 
-TABLE = ("test.table", 16, 64, 1)
-LOUD = ("test.loud", 64, 2048, 3)
-AOF = ("--appendonly", "yes", "--appendfsync", "always", "--aof-use-rdb-preamble", "no")
-
-MISS = (0,)
-APPLIED = (2,)
-CONFLICT = (3,)
-REFUSED = (4,)
-
-
-def wait_until(condition, seconds=20, what=None):
-    """What the condition answers, once that is true; an error after the deadline."""
-    return wait_for(condition, seconds, what or condition)
-
-
-def die_with_parent():
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+PROTOCOL = 2
+MISS, APPLIED, CONFLICT, REFUSED, BOUND, FULL = (0,), (2,), (3,), (4,), (5,), (6,)
+LEASED, EVICT = 1, 2
+INT_MIN, INT_MAX = -1 << 63, (1 << 63) - 1
 
 
 class Refused(Exception):
@@ -50,10 +33,13 @@ class Refused(Exception):
 
 
 class Client:
-    def __init__(self, path):
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    """A connection that talks RESP2, to a path or a (host, port)."""
+
+    def __init__(self, where):
+        family = socket.AF_UNIX if isinstance(where, str) else socket.AF_INET
+        self.socket = socket.socket(family, socket.SOCK_STREAM)
         self.socket.settimeout(30)
-        self.socket.connect(path)
+        self.socket.connect(where)
         self.file = self.socket.makefile("rb")
 
     def close(self):
@@ -92,8 +78,218 @@ class Client:
         return int(self.info("snf")["snf_" + name])
 
 
+def pad(data):
+    return data + bytes(-len(data) % 8)
+
+
+def read(table, key, touch=True):
+    return pad(bytes((1 if touch else 2, table, len(key), 0)) + key)
+
+
+def touch(table, key):
+    return pad(bytes((7, table, len(key), 0)) + key)
+
+
+def pick(table, key, n_members):
+    return struct.pack("<BBBBI", 8, table, len(key), 0, n_members) + pad(key)
+
+
+def check(table, key, version):
+    return struct.pack("<BBBBIQ", 4, table, len(key), 0, 0, version) + pad(key)
+
+
+def settle(table, key, version):
+    return struct.pack("<BBBBIQ", 9, table, len(key), 0, 0, version) + pad(key)
+
+
+def put(table, key, value, idle_ms=0, form=1, rank=0):
+    return struct.pack("<BBBBHBBII", 5, table, len(key), form, len(value), rank, 0,
+                       idle_ms, 0) + pad(value) + pad(key)
+
+
+def delete(table, key):
+    return pad(bytes((6, table, len(key), 0)) + key)
+
+
+def add(table, key, delta, low=INT_MIN, high=INT_MAX, offset=0, size=8, idle_ms=0,
+        form=1):
+    return struct.pack("<BBBBHHIIqqq", 10, table, len(key), form, size, offset, idle_ms,
+                       0, delta, low, high) + pad(key)
+
+
+def take(table, key, n_members, member, form=1):
+    return struct.pack("<BBBBIII", 11, table, len(key), form, n_members, member,
+                       0) + pad(key)
+
+
+def give(table, key, member, quarantine_ms=0):
+    return struct.pack("<BBBBIII", 12, table, len(key), 0, quarantine_ms, member,
+                       0) + pad(key)
+
+
+def group(version, *ops):
+    return struct.pack("<BBHIQ", 3, len(ops), 0, 0, version) + b"".join(ops)
+
+
+def frame(generation, term, client, number, *ops):
+    body = b"".join(ops)
+    return struct.pack("<IIQQQQ", 0x02464e53, 40 + len(body), generation, term, client,
+                       number) + body
+
+
+def answers(reply, number):
+    """(2,) and the like, and (1, format, version, value) for a hit."""
+    magic, length, echoed = struct.unpack_from("<IIQ", reply)
+    assert (magic, length, echoed) == (0x02524e53, len(reply), number)
+    at, found = 16, []
+    while at < len(reply):
+        answer, form, size = struct.unpack_from("<BBH", reply, at)
+        if answer != 1:
+            found.append((answer,))
+            at += 8
+            continue
+        version, = struct.unpack_from("<Q", reply, at + 8)
+        found.append((1, form, version, reply[at + 16:at + 16 + size]))
+        at += 16 + len(pad(bytes(size)))
+    assert at == len(reply)
+    return found
+
+
+Record = collections.namedtuple("Record", "table key form version value")
+
+
+def record(data, at=0):
+    """A record of a leases message or a scan, and where the next one starts."""
+    head = struct.unpack_from("<BBBBHHQ", data, at)
+    one, table, n_key, form, size, zero, version = head
+    assert (one, zero) == (1, 0)
+    value = at + 16
+    key = value + len(pad(bytes(size)))
+    return (Record(table, data[key:key + n_key], form, version, data[value:value + size]),
+            key + len(pad(bytes(n_key))))
+
+
+def leases(message):
+    magic, length, zero = struct.unpack_from("<IIQ", message)
+    assert (magic, length, zero) == (0x02444e53, len(message), 0)
+    at, found = 16, []
+    while at < len(message):
+        lease, at = record(message, at)
+        found.append(lease)
+    assert at == len(message)
+    return found
+
+
+def table_words(table):
+    """The six words of (name, key_max, value_max, format[, flags[, limit]])."""
+    return (*table, 0, 0)[:6]
+
+
+class Partition:
+    """One client of a partition, with its id and the count of its frames."""
+
+    def __init__(self, client, key, *tables, who=None, n_partitions=1):
+        self.client, self.key = client, key
+        words = [word for table in tables for word in table_words(table)]
+        self.generation, self.term, self.replicas, *self.ids = client(
+            "SNF.OPEN", key, PROTOCOL, n_partitions, *words)
+        self.who = who or random.getrandbits(64)
+        self.numbers = itertools.count(1)
+        self.versions = itertools.count(random.getrandbits(48) + 1)
+
+    def frame(self, *ops):
+        self.number = next(self.numbers)
+        return frame(self.generation, self.term, self.who, self.number, *ops)
+
+    def send(self, data):
+        return self.client("SNF.FRAME", self.key, data)
+
+    def ask(self, *ops):
+        reply = self.send(self.frame(*ops))
+        return answers(reply, self.number)
+
+    def group(self, *ops):
+        """What one group is answered."""
+        (answer,), = self.ask(group(next(self.versions), *ops))
+        return (answer,)
+
+    def write(self, *ops):
+        """One group; its version, or None if it was not applied."""
+        version = next(self.versions)
+        return version if self.ask(group(version, *ops)) == [APPLIED] else None
+
+    def value(self, table, key, touch=True):
+        answer, = self.ask(read(table, key, touch))
+        return answer[3] if answer[0] == 1 else None
+
+    def committed(self, n_replicas, timeout_ms):
+        """Whether what was answered before is with so many replicas."""
+        self.client.send("SNF.MARK", self.key, self.term)
+        self.client.send("WAIT", n_replicas, timeout_ms)
+        try:
+            self.client.receive()
+        finally:
+            n = self.client.receive()
+        return n >= n_replicas
+
+    def due(self, most=64, timeout_ms=0, tables=()):
+        return leases(self.client("SNF.DUE", self.key, self.term, most, timeout_ms,
+                                  *(self.ids[i] for i in tables)))
+
+    def tables(self):
+        found = {}
+        for flat in self.client("SNF.TABLES", self.key):
+            table = dict(zip(flat[::2], flat[1::2]))
+            found[table[b"name"].decode()] = {
+                name.decode(): value for name, value in table.items()}
+        return found
+
+    def scan(self, table, count=1000):
+        """(idle_ms, left_ms, Record) of each record."""
+        cursor = 0
+        while True:
+            cursor, *found = self.client("SNF.SCAN", self.key, table, cursor, count)
+            for data in found:
+                idle_ms, left_ms = struct.unpack_from("<II", data)
+                lease, end = record(data, 8)
+                assert end == len(data)
+                yield idle_ms, left_ms, lease
+            if cursor == 0:
+                return
+
+
+# --- What tests need -------------------------------------------------------------------
+
+REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.environ.get("SNF_BUILD", os.path.join(REPO, "build"))
+MODULE = os.path.join(BUILD, "snf_store.so")
+# valkey-server of bookworm-backports is tested by hand: SNF_SERVER=valkey-server.
+SERVER = os.environ.get("SNF_SERVER", "redis-server")
+PROBE = os.path.join(BUILD, "tests", "store-probe")
+
+TABLE = ("test.table", 16, 64, 1)
+LOUD = ("test.loud", 64, 2048, 3)
+TIMED = ("test.timed", 16, 64, 1, LEASED)
+RANGE = ("test.range", 16, 8208, 1)
+AOF = ("--appendonly", "yes", "--appendfsync", "always", "--aof-use-rdb-preamble", "no")
+
+
+def open_words(*tables, n_partitions=1):
+    """What follows the key in SNF.OPEN."""
+    return (PROTOCOL, n_partitions, *(w for t in tables for w in table_words(t)))
+
+
+def wait_until(condition, seconds=20, what=None):
+    """What the condition answers, once that is true; an error after the deadline."""
+    return wait_for(condition, seconds, what or condition)
+
+
+def die_with_parent():
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 class Server:
-    """A server on a unix socket in its folder; args are more words of its command line."""
+    """A server on a unix socket in its folder; args are more of its command line."""
 
     def __init__(self, folder, *args):
         self.folder = str(folder)
@@ -148,87 +344,6 @@ class Server:
             self.kill()
 
 
-def pad(data):
-    return data + bytes(-len(data) % 8)
-
-
-def read(table, key, touch=True):
-    return pad(bytes((1 if touch else 2, table, len(key), 0)) + key)
-
-
-def check(table, key, version):
-    return pad(struct.pack("<BBBBIQ", 4, table, len(key), 0, 0, version) + key)
-
-
-def put(table, key, value, idle_ms=0, form=1):
-    head = struct.pack("<BBBBHHII", 5, table, len(key), form, len(value), 0, idle_ms, 0)
-    return head + pad(value) + pad(key)
-
-
-def delete(table, key):
-    return pad(bytes((6, table, len(key), 0)) + key)
-
-
-def group(version, *ops):
-    return struct.pack("<BBHIQ", 3, len(ops), 0, 0, version) + b"".join(ops)
-
-
-def frame(generation, client, number, *ops):
-    body = b"".join(ops)
-    return struct.pack("<IIQQQ", 0x01464e53, 32 + len(body), generation, client,
-                       number) + body
-
-
-def answers(reply, number):
-    """(2,) and the like, and (1, format, version, value) for a hit."""
-    magic, length, echoed = struct.unpack_from("<IIQ", reply)
-    assert (magic, length, echoed) == (0x01524e53, len(reply), number)
-    at, found = 16, []
-    while at < len(reply):
-        answer, form, size = struct.unpack_from("<BBH", reply, at)
-        if answer != 1:
-            found.append((answer,))
-            at += 8
-            continue
-        version, = struct.unpack_from("<Q", reply, at + 8)
-        found.append((1, form, version, reply[at + 16:at + 16 + size]))
-        at += 16 + len(pad(bytes(size)))
-    assert at == len(reply)
-    return found
-
-
-class Partition:
-    """One client of a partition, with its id and the count of its frames."""
-
-    def __init__(self, client, key, *tables, who=None):
-        self.client, self.key = client, key
-        words = [word for table in tables for word in table]
-        self.generation, *self.ids = client("SNF.OPEN", key, 1, *words)
-        self.who = who or random.getrandbits(64)
-        self.numbers = itertools.count(1)
-        self.versions = itertools.count(random.getrandbits(48))
-
-    def frame(self, *ops):
-        self.number = next(self.numbers)
-        return frame(self.generation, self.who, self.number, *ops)
-
-    def send(self, data):
-        return self.client("SNF.FRAME", self.key, data)
-
-    def ask(self, *ops):
-        reply = self.send(self.frame(*ops))
-        return answers(reply, self.number)
-
-    def write(self, *ops):
-        """One group; its version, or None if it was not applied."""
-        version = next(self.versions)
-        return version if self.ask(group(version, *ops)) == [APPLIED] else None
-
-    def value(self, table, key, touch=True):
-        answer, = self.ask(read(table, key, touch))
-        return answer[3] if answer[0] == 1 else None
-
-
 def fill(part, n=20000, value=b"x" * 64):
     for i in range(0, n, 500):
         part.ask(*(group(i + 1, *(put(0, b"%d" % (i + j + k), value) for k in range(20)))
@@ -240,13 +355,19 @@ def snapshot(part, keys):
             for i in range(0, len(keys), 100)]
 
 
+def dump(part):
+    """All records of all tables, the module's own as well."""
+    return {(name, record.key): record[2:] for name, table in part.tables().items()
+            for _, _, record in part.scan(table["id"])}
+
+
 def refused(starts, client, *words):
     with pytest.raises(Refused) as error:
         client(*words)
     assert str(error.value).startswith(starts), error.value
 
 
-# --- Fixtures, for the tests that import them --------------------------------------------
+# --- Fixtures, for the tests that import them ------------------------------------------
 
 needs_module = pytest.mark.skipif(not os.path.exists(MODULE),
                                   reason=MODULE + " is not built")
@@ -258,7 +379,23 @@ def server(tmp_path):
         yield running
 
 
-def on_a_port(folder):
+def follow(replica, primary):
+    """Makes it a replica; a client of it, once it is up to date."""
+    client = replica.client()
+    client("REPLICAOF", "127.0.0.1", primary.port)
+    wait_until(lambda: client.info("replication")["master_link_status"] == "up")
+    return client
+
+
+def caught_up(primary, replica):
+    """Both clients' servers are at the same place of the stream."""
+    def done():
+        theirs, ours = (c.info("replication") for c in (primary, replica))
+        return theirs["master_repl_offset"] == ours["master_repl_offset"]
+    wait_until(done)
+
+
+def on_a_port(folder, *args):
     """A server that also listens on a TCP port of its own: replication wants one."""
     folder.mkdir(exist_ok=True)
     while True:
@@ -266,7 +403,7 @@ def on_a_port(folder):
         try:
             server = Server(folder, "--port", str(port), "--bind", "127.0.0.1",
                             "--repl-diskless-sync-delay", "0",
-                            "--repl-ping-replica-period", "1")
+                            "--repl-ping-replica-period", "1", *args)
             server.port = port
             return server
         except RuntimeError as error:

@@ -305,7 +305,7 @@ REFUSALS = [
     ("a key that is in use", "store", "valkey+unix://{}?name=used", ("SET", "snf:{used:0}", "x"),
      "give another name in the URL"),
     ("a table of another release", "store", "valkey+unix://{}?name=other",
-     ("SNF.OPEN", "snf:{other:0}", "1", "firewall.connection", "1", "1", "1"),
+     ("SNF.OPEN", "snf:{other:0}", "2", "1", "firewall.connection", "1", "1", "1", "0", "0"),
      "another release uses this store: give it another name in the URL"),
     ("no password", "locked", "valkey+unix://{}", (), "it wants a password: valkey://user:pass"),
     ("a wrong password", "locked", "valkey+unix://:wrong@{}", (), "user or password is wrong"),

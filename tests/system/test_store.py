@@ -1,18 +1,20 @@
-"""test_store.py - the module in a real server: what it answers, keeps and expires, what
-comes back from files, and what it survives.  No root, no network: a unix socket.
+"""test_store.py - the module in a real server: what it makes of commands and frames,
+right ones and hostile ones.  No root, no network: a unix socket.
 """
 import os
 import random
+import re
 import struct
 import threading
 import time
 
 import pytest
 
-from store_client import (AOF, APPLIED, CONFLICT, LOUD, MISS, REFUSED, TABLE, Client,
-                          Partition, Refused, Server, answers, check, delete, fill, frame,
-                          group, needs_module, put, read, refused, server, snapshot,
-                          wait_until)
+from store_client import (APPLIED, CONFLICT, EVICT, LEASED, LOUD, MISS, PROTOCOL, RANGE,
+                          REFUSED, REPO, TABLE, TIMED, Client, Partition, Refused, add,
+                          answers, check, delete, dump, fill, frame, give, group,
+                          needs_module, open_words, pick, put, read, refused, server,
+                          settle, table_words, take, touch, wait_until)
 
 pytestmark = needs_module
 
@@ -27,63 +29,133 @@ def part(server):
 def test_open_again_gives_the_same(part):
     again = Partition(part.client, "k", LOUD, TABLE)
     assert (again.generation, again.ids) == (part.generation, [1, 0])
-    assert 0 < part.generation < 1 << 63
+    assert (again.term, again.replicas) == (part.term, 0)
+    assert 0 < part.generation < 1 << 63 and 0 < part.term < 1 << 63
 
 
 def test_another_protocol_is_refused(server):
-    refused("ERR SNFPROTO", server.client(), "SNF.OPEN", "k", 2, *TABLE)
-    assert server.client()("EXISTS", "k") == 0
+    client = server.client()
+    refused("ERR SNFPROTO", client, "SNF.OPEN", "k", 1, *TABLE)
+    refused("ERR SNFPROTO", client, "SNF.OPEN", "k", PROTOCOL + 1, 1, *table_words(TABLE))
+    refused("ERR SNFPROTO", client, "SNF.OPEN", "k", "x")
+    assert client("EXISTS", "k") == 0
+
+
+def test_another_number_of_partitions_is_refused(server):
+    client = server.client()
+    for n in (0, 65, -1, "x"):
+        refused("ERR SNFPARTITIONS", client, "SNF.OPEN", "k", PROTOCOL, n)
+    assert client("EXISTS", "k") == 0
+    part = Partition(client, "k", TABLE, n_partitions=64)
+    refused("ERR SNFPARTITIONS the store has 64 partitions, not 1", client, "SNF.OPEN",
+            "k", *open_words(TABLE))
+    again = Partition(client, "k", TABLE, n_partitions=64)
+    assert again.generation == part.generation
 
 
 def test_other_limits_are_refused(part):
-    refused("ERR SNFTABLE", part.client, "SNF.OPEN", "k", 1, TABLE[0], 17, 64, 1)
-    refused("ERR SNFTABLE", part.client, "SNF.OPEN", "k", 1, TABLE[0], 16, 65, 1)
+    for table in ((TABLE[0], 17, 64, 1), (TABLE[0], 16, 65, 1)):
+        refused("ERR SNFTABLE 0: exists", part.client, "SNF.OPEN", "k",
+                *open_words(table))
 
 
-def test_a_format_may_rise(part):
-    again = Partition(part.client, "k", (*TABLE[:3], 2))
+def test_format_flags_and_limit_may_change(part):
+    again = Partition(part.client, "k", (*TABLE[:3], 2, LEASED, 5))
     assert again.generation == part.generation
+    Partition(part.client, "k", (*TABLE[:3], 1, EVICT, 7))
+    table = part.tables()[TABLE[0]]
+    assert (table["format"], table["flags"], table["limit"]) == (2, EVICT, 7)
 
 
 @pytest.mark.parametrize("table", [
     ("", 16, 64, 1), ("x" * 32, 16, 64, 1), (b"a\0b", 16, 64, 1), ("t", 0, 64, 1),
-    ("t", 65, 64, 1), ("t", 16, 2049, 1), ("t", -1, 64, 1), ("t", 16, 64, 256),
-    ("t", 65552, 64, 1), ("t", "x", 64, 1), ("t", 16, 1 << 70, 1)])
+    ("t", 65, 64, 1), ("t", 16, 8209, 1), ("t", -1, 64, 1), ("t", 16, 64, 256),
+    ("t", 65552, 64, 1), ("t", "x", 64, 1), ("t", 16, 1 << 70, 1),
+    ("t", 16, 64, 1, 4), ("t", 16, 64, 1, LEASED | EVICT), ("t", 16, 64, 1, -1),
+    ("t", 16, 64, 1, 256), ("t", 16, 64, 1, 0, -1), ("t", 16, 64, 1, 0, 1 << 63),
+    ("t", 16, 64, 1, 0, "x"), ("snf.quarantine", 16, 64, 1), ("snf.x", 16, 64, 1)])
 def test_what_is_out_of_range_is_refused(server, table):
     client = server.client()
-    refused("ERR SNFTABLE", client, "SNF.OPEN", "k", 1, *table)
+    refused("ERR SNFTABLE", client, "SNF.OPEN", "k", *open_words(table))
     assert client("EXISTS", "k") == 0
 
 
 def test_too_many_tables_are_refused(server):
     client = server.client()
-    words = [w for i in range(33) for w in ("t%d" % i, 16, 64, 1)]
-    refused("ERR SNFTABLE", client, "SNF.OPEN", "k", 1, *words)
-    client("SNF.OPEN", "k", 1, *words[:-4])
-    refused("ERR SNFTABLE", client, "SNF.OPEN", "k", 1, *words[-4:])
+    tables = [("t%d" % i, 16, 64, 1) for i in range(33)]
+    refused("ERR SNFTABLE more than", client, "SNF.OPEN", "k", *open_words(*tables))
+    most = next(n for n in range(32, 0, -1) if opens(client, tables[:n]))
+    assert most >= 31
+    refused("ERR SNFTABLE 0: no room", client, "SNF.OPEN", "k", *open_words(tables[32]))
+
+
+def opens(client, tables):
+    try:
+        return Partition(client, "k", *tables)
+    except Refused as error:
+        assert "no room" in str(error)
 
 
 def test_wrong_words_are_refused(server):
     client = server.client()
-    for words in ([], ["k"], ["k", 1, "t"], ["k", 1, "t", 1, 1], ["k", 1, "t", 1]):
-        refused("ERR", client, "SNF.OPEN", *words)
-    for name in ("SNF.FRAME", "SNF.EFFECTS"):
-        for words in ([], ["k"], ["k", "a", "b"]):
-            refused("ERR wrong number", client, name, *words)
+    for words in ([], ["k"], ["k", 2], ["k", 2, 1, "t"], ["k", 2, 1, "t", 1, 1, 1],
+                  ["k", 2, 1, "t", 1], ["k", 2, 1, "t", 1, 1, 1, 0]):
+        refused("ERR wrong number", client, "SNF.OPEN", *words)
+    for name, right in (("FRAME", 2), ("EFFECTS", 2), ("MARK", 2), ("DUE", 4),
+                        ("SCAN", 4), ("TABLES", 1)):
+        for n in range(6):
+            if n != right:
+                refused("ERR wrong number", client, "SNF." + name, *["1"] * n)
+
+
+COMMANDS = (("SNF.FRAME", frame(1, 1, 1, 1)), ("SNF.MARK", 1), ("SNF.DUE", 1, 1, 100),
+            ("SNF.TABLES",), ("SNF.SCAN", 0, 0, 10))
 
 
 def test_another_type_is_refused(server):
     client = server.client()
     client("SET", "k", "v")
-    refused("WRONGTYPE", client, "SNF.OPEN", "k", 1, *TABLE)
-    refused("WRONGTYPE", client, "SNF.FRAME", "k", frame(1, 1, 1))
+    refused("WRONGTYPE", client, "SNF.OPEN", "k", *open_words(TABLE))
+    for name, *words in COMMANDS:
+        refused("WRONGTYPE", client, name, "k", *words)
     assert client("GET", "k") == b"v"
+
+
+def test_no_partition_is_stale(server):
+    client = server.client()
+    for name, *words in COMMANDS:
+        refused("SNFSTALE", client, name, "k", *words)
+    assert client("EXISTS", "k") == 0
+
+
+def test_numbers_out_of_range_are_refused(part):
+    for words in (("MARK", "x"), ("MARK", 0), ("MARK", -1), ("MARK", 1 << 63),
+                  ("DUE", 0, 1, 1), ("DUE", 1, 0, 1), ("DUE", 1, 1025, 1),
+                  ("DUE", 1, 1, 60001), ("DUE", 1, 1, -1), ("DUE", "x", 1, 1),
+                  ("SCAN", 32, 0, 1), ("SCAN", 2, 0, 1), ("SCAN", -1, 0, 1),
+                  ("SCAN", 0, -1, 1), ("SCAN", 0, "x", 1), ("SCAN", 0, 0, 0),
+                  ("SCAN", 0, 0, 1001)):
+        refused("ERR SNFBAD", part.client, "SNF." + words[0], "k", *words[1:])
+
+
+def test_any_cursor_of_a_scan_is_harmless(part):
+    fill(part, 500)
+    for cursor in (*(1 << n for n in range(63)), (1 << 63) - 1):
+        for table in (0, 1):
+            part.client("SNF.SCAN", "k", table, cursor, 100)
+
+
+def test_every_command_says_which_word_is_its_key(server):
+    client = server.client()
+    for name in ("OPEN", "FRAME", "MARK", "DUE", "TABLES", "SCAN", "EFFECTS"):
+        assert client("COMMAND", "GETKEYS", "SNF." + name, "k", 1, 1, 1) == [b"k"]
 
 
 def test_what_is_for_replication_is_refused(part):
     version = part.write(put(0, b"a", b"1"))
     refused("ERR SNFINTERNAL", part.client, "SNF.EFFECTS", "k", b"")
-    refused("ERR SNFINTERNAL", part.client, "SNF.OPEN", "new", 1, "GENERATION", 5, *TABLE)
+    refused("ERR SNFINTERNAL", part.client, "SNF.OPEN", "new", PROTOCOL, 1,
+            "GENERATION", 5, *table_words(TABLE))
     part.client("MULTI")
     part.client("SNF.EFFECTS", "k", b"x" * 100)
     with pytest.raises(Refused):
@@ -151,36 +223,53 @@ def test_a_frame_of_long_ago_is_not_repeated(part):
     assert part.value(0, b"a") == b"2"
 
 
-def test_another_generation_is_stale(part):
-    refused("SNFSTALE", part.client, "SNF.FRAME", "k", frame(part.generation + 1, 1, 1))
-    refused("SNFSTALE", part.client, "SNF.FRAME", "other", frame(part.generation, 1, 1))
+def test_another_generation_or_term_is_stale(part):
+    for generation, term in ((part.generation + 1, part.term), (part.generation, 0),
+                             (part.generation, part.term + 1)):
+        refused("SNFSTALE", part.client, "SNF.FRAME", "k",
+                frame(generation, term, 1, 1, group(1, put(0, b"a", b"1"))))
+    refused("SNFSTALE", part.client, "SNF.MARK", "k", part.term + 1)
+    assert part.value(0, b"a") is None
     part.client("DEL", "k")
     refused("SNFSTALE", part.client, "SNF.FRAME", "k", part.frame(read(0, b"a")))
     assert Partition(part.client, "k", TABLE).generation != part.generation
+
+
+def mutations(rng, samples, part, n):
+    """Frames with some bytes changed, most of them with a right head."""
+    for i in range(n):
+        data = bytearray(rng.choice(samples))
+        struct.pack_into("<Q", data, 32, 1000 + i)
+        for _ in range(rng.randrange(1, 4)):
+            at = rng.randrange(len(data))
+            data[at:at + rng.choice((0, 1, 1, 1))] = bytes(
+                [rng.choice((0, 1, 255, rng.randrange(256)))] * rng.choice((0, 1, 1, 1)))
+        if rng.random() < 0.7 and len(data) >= 24:
+            struct.pack_into("<I", data, 4, len(data))
+            struct.pack_into("<QQ", data, 8, part.generation, part.term)
+        yield bytes(data)
 
 
 def test_hostile_frames_harm_nobody(part):
     seed = random.randrange(1 << 32)
     print("seed", seed)
     rng = random.Random(seed)
+    Partition(part.client, "k", RANGE, TIMED)
     other = Partition(part.client, "other", TABLE)
     kept = {bytes([i]): other.write(put(0, bytes([i]), b"v%d" % i)) for i in range(50)}
-    samples = [part.frame(read(0, b"a"), read(1, b"b" * 64), group(5, put(0, b"a", b"1"))),
+    samples = [part.frame(read(0, b"a"), read(1, b"b" * 64), group(
+                   5, put(0, b"a", b"1"))),
                part.frame(group(6, check(0, b"a", 5), put(1, b"c", b"x" * 500, 1000),
                                 delete(0, b"a")), read(1, b"c")),
-               part.frame(*(read(0, bytes([i])) for i in range(100)))]
+               part.frame(*(read(0, bytes([i])) for i in range(100))),
+               part.frame(pick(2, b"r", 100), touch(0, b"a"), group(
+                   7, take(2, b"r", 100, 7), give(2, b"r", 8, 1000), add(0, b"n", 1))),
+               part.frame(group(8, take(2, b"r", 65536, 8),
+                                add(0, b"n", -1, -5, 5, 8, 16)),
+                          group(9, settle(3, b"t", 10), put(3, b"t", b"", 100, rank=1)))]
     n_refused = 0
-    for i in range(20000):
-        data = bytearray(rng.choice(samples))
-        struct.pack_into("<Q", data, 24, 1000 + i)
-        for _ in range(rng.randrange(1, 4)):
-            at = rng.randrange(len(data))
-            data[at:at + rng.choice((0, 1, 1, 1))] = bytes(
-                [rng.choice((0, 1, 255, rng.randrange(256)))] * rng.choice((0, 1, 1, 1)))
-        if rng.random() < 0.7 and len(data) >= 16:
-            struct.pack_into("<I", data, 4, len(data))
-            struct.pack_into("<Q", data, 8, part.generation)
-        part.client.send("SNF.FRAME", "k", bytes(data))
+    for data in mutations(rng, samples, part, 20000):
+        part.client.send("SNF.FRAME", "k", data)
         try:
             part.client.receive()
         except Refused as error:
@@ -189,6 +278,7 @@ def test_hostile_frames_harm_nobody(part):
     assert 1000 < n_refused < 20000
     for key, version in kept.items():
         assert other.ask(read(0, key)) == [(1, 1, version, b"v%d" % key[0])]
+    assert sum(t["records"] for t in part.tables().values()) == len(dump(part))
 
 
 def test_no_memory_refuses_puts_and_nothing_else(part):
@@ -196,35 +286,45 @@ def test_no_memory_refuses_puts_and_nothing_else(part):
     part.client("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1mb")
     got = part.ask(group(5, put(0, b"c", b"1")), read(0, b"a"), group(6, delete(0, b"b")))
     assert got == [REFUSED, (1, 1, version, b"1"), APPLIED]
+    assert part.client.count("refused") == 1
     part.client("CONFIG", "SET", "maxmemory", "0")
     assert part.write(put(0, b"c", b"1"))
 
 
-# --- Idle times ------------------------------------------------------------------------
+# --- The example in docs/protocol.md ---------------------------------------------------
 
-def test_an_idle_record_goes_by_itself(part):
-    part.write(put(0, b"a", b"1", 300), put(0, b"b", b"1"))
-    assert part.value(0, b"a", touch=False) == b"1"
-    wait_until(lambda: part.client.count("expired") == 1)
-    assert part.client.count("records") == 1
-    assert part.value(0, b"a") is None and part.value(0, b"b") == b"1"
-
-
-def test_a_record_in_use_stays(part):
-    part.write(put(0, b"a", b"1", 2000), put(0, b"peeked", b"1", 2000))
-    end = time.monotonic() + 3
-    while time.monotonic() < end:
-        assert part.value(0, b"a") == b"1"
-        part.value(0, b"peeked", touch=False)
-    wait_until(lambda: part.value(0, b"peeked", touch=False) is None)
+def example():
+    """The frame and its two replies, from their dumps."""
+    with open(os.path.join(REPO, "docs", "protocol.md")) as file:
+        text = file.read()
+    text = text[text.index("## An example"):]
+    lines = re.findall(r"^([0-9a-f]{4})  ((?:[0-9a-f]{2} ){7}[0-9a-f]{2})", text, re.M)
+    found = []
+    for offset, data in lines:
+        if offset == "0000":
+            found.append(b"")
+        assert int(offset, 16) == len(found[-1])
+        found[-1] += bytes.fromhex(data)
+    return found
 
 
-def test_many_expire_soon_and_without_frames(part):
-    for i in range(200):
-        part.write(*(put(0, struct.pack("<HH", i, j), b"1", 500) for j in range(32)))
-    assert part.client.count("records") > 0
-    wait_until(lambda: part.client.count("expired") == 6400)
-    assert part.client.count("records") == 0
+def test_the_documented_example_is_what_happens(server):
+    client = server.client()
+    part = Partition(client, "snf:{doc:0}", ("connection", 40, 8, 1))
+    request, first, second = example()
+    value = bytes(range(1, 9))
+
+    def ops(version):
+        return (read(0, b"key-1"), group(version, put(0, b"key-1", value, 30000),
+                                         check(0, b"key-1", 0)), read(0, b"key-1"))
+    generation, term, who = struct.unpack_from("<QQQ", request, 8)
+    assert request == frame(generation, term, who, 1, *ops(0x0102030405060708))
+    data = bytearray(request)
+    struct.pack_into("<QQ", data, 8, part.generation, part.term)
+    assert part.send(bytes(data)) == first
+    hit = (1, 1, 0x0102030405060708, value)
+    assert answers(part.send(bytes(data)), 1) == [hit, APPLIED, hit]
+    assert part.send(frame(part.generation, part.term, who, 2, ops(9)[1])) == second
 
 
 # --- Memory ----------------------------------------------------------------------------
@@ -246,122 +346,6 @@ def test_memory_is_the_servers_and_comes_back(server, words):
     client(*words)
     wait_until(lambda: used(client) - before < size / 20)
     assert client.count("partitions") == 0
-
-
-# --- Files -----------------------------------------------------------------------------
-
-def survives(server, part, restart):
-    """Records, generation, tables and remembered frames are there after the restart."""
-    keys = [b"%d" % i for i in range(3000)]
-    fill(part, 3000)
-    part.write(delete(0, b"7"), put(0, b"8", b"", 60000))
-    data = part.frame(group(21, check(0, b"new", 0), put(0, b"new", b"1")))
-    number = part.number
-    assert answers(part.send(data), number) == [APPLIED]
-    before = snapshot(part, keys)
-    restart()
-    again = Partition(server.client(), "k", LOUD, TABLE, who=part.who)
-    assert (again.generation, again.ids) == (part.generation, [1, 0])
-    again.numbers = part.numbers
-    assert snapshot(again, keys) == before
-    assert answers(again.send(data), number) == [APPLIED]
-    assert again.value(0, b"new") == b"1"
-    assert again.client.count("records") == 3000
-    return again
-
-
-def test_an_rdb_file_brings_it_back(server, part):
-    def restart():
-        part.client("SAVE")
-        server.restart()
-    survives(server, part, restart)
-
-
-def test_an_append_only_file_brings_it_back(tmp_path):
-    with Server(tmp_path, *AOF) as server:
-        part = Partition(server.client(), "k", TABLE, LOUD)
-        survives(server, part, server.restart)
-
-
-@pytest.mark.parametrize("preamble", ["no", "yes"])
-def test_a_rewritten_append_only_file_brings_it_back(tmp_path, preamble):
-    with Server(tmp_path, *AOF[:-1], preamble) as server:
-        part = Partition(server.client(), "k", TABLE, LOUD)
-
-        def restart():
-            part.client("BGREWRITEAOF")
-            info = lambda: part.client.info("persistence")
-            wait_until(lambda: info()["aof_rewrite_in_progress"] == "0" and
-                       info()["aof_rewrite_scheduled"] == "0")
-            assert info()["aof_last_bgrewrite_status"] == "ok"
-            part.write(put(0, b"later", b"1"), delete(0, b"later"))
-            server.restart()
-        survives(server, part, restart)
-
-
-def test_expiry_reaches_the_append_only_file(tmp_path):
-    with Server(tmp_path, *AOF) as server:
-        part = Partition(server.client(), "k", TABLE)
-        part.write(put(0, b"a", b"1", 200))
-        wait_until(lambda: part.client.count("expired") == 1)
-        server.restart()
-        assert Partition(server.client(), "k", TABLE).client.count("records") == 0
-
-
-def test_writes_count_as_changes_for_save_points(part):
-    def changes():
-        return int(part.client.info("persistence")["rdb_changes_since_last_save"])
-    before = changes()
-    for i in range(10):
-        part.write(put(0, b"a", b"%d" % i))
-    assert changes() == before + 10
-    part.value(0, b"a")
-    assert changes() == before + 10
-
-
-def test_dump_and_restore(part):
-    fill(part, 1000)
-    data = part.client("DUMP", "k")
-    part.client("RESTORE", "copy", 0, data)
-    copy = Partition(part.client, "copy", TABLE)
-    assert copy.generation == part.generation
-    keys = [b"%d" % i for i in range(1000)]
-    assert snapshot(copy, keys) == snapshot(part, keys)
-
-
-def crc64(data):
-    crc = 0
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x95ac9329ac4bc9b5 if crc & 1 else 0)
-    return crc
-
-
-def test_a_hostile_dump_harms_nobody(part):
-    """A dump with a right checksum is anybody's to make."""
-    seed = random.randrange(1 << 32)
-    print("seed", seed)
-    rng = random.Random(seed)
-    part.client("CONFIG", "SET", "rdbcompression", "no")
-    version = part.write(put(0, b"a", b"1", 1000), put(1, b"b", b"2"))
-    whole = part.client("DUMP", "k")
-    assert whole[-8:] == struct.pack("<Q", crc64(whole[:-8]))
-    for _ in range(2000):
-        data = bytearray(whole[:-8])
-        for _ in range(rng.randrange(1, 4)):
-            # Behind the server's own framing of the value, before its version.
-            data[rng.randrange(14, len(data) - 4)] = rng.choice(
-                (0, 1, 255, rng.randrange(256)))
-        data += struct.pack("<Q", crc64(data))
-        try:
-            part.client("RESTORE", "copy", 0, bytes(data), "REPLACE")
-            copy = Partition(part.client, "copy", TABLE)
-            copy.ask(read(0, b"a"), group(3, put(0, b"a", b"3")))
-        except Refused:
-            pass
-        part.client("DEL", "copy")
-    assert part.ask(read(0, b"a")) == [(1, 1, version, b"1")]
 
 
 # --- The event loop --------------------------------------------------------------------

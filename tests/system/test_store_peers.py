@@ -1,130 +1,18 @@
-"""test_store_peers.py - the store as others see it: replicas, and the client in C while
-its server is killed, stopped, replaced or not there.  No root; TCP on 127.0.0.1.
+"""test_store_peers.py - the client in C while its server is killed, stopped, replaced or
+not there.  No root; TCP on 127.0.0.1.
 """
 import os
 import signal
-import struct
 import subprocess
 import threading
-import time
 
 import pytest
 
-from store_client import (AOF, APPLIED, LOUD, PROBE, SERVER, TABLE, Client, Partition, Server,
-                          answers, check, delete, die_with_parent, fill, group,
-                          needs_module, pair, put, read, refused, server, snapshot,
-                          tcp_server, wait_until)
+from store_client import (AOF, LOUD, PROBE, SERVER, TABLE, Partition, Server, caught_up,
+                          die_with_parent, follow, needs_module, open_words, pair,
+                          server, tcp_server, wait_until)
 
 pytestmark = needs_module
-
-
-# --- Replicas --------------------------------------------------------------------------
-
-def follow(replica, primary):
-    client = replica.client()
-    client("REPLICAOF", "127.0.0.1", primary.port)
-    wait_until(lambda: client.info("replication")["master_link_status"] == "up")
-    return client
-
-
-def caught_up(primary, replica):
-    def done():
-        theirs, ours = (c.info("replication") for c in (primary, replica))
-        return theirs["master_repl_offset"] == ours["master_repl_offset"]
-    wait_until(done)
-
-
-def test_a_replica_has_it_all_and_takes_over(pair):
-    one, two = pair
-    part = Partition(one.client(), "k", TABLE)
-    part.write(put(0, b"before", b"1"))
-    replica = follow(two, one)
-    Partition(part.client, "k", LOUD, TABLE)
-    part.write(put(1, b"loud", b"1"))
-    part.write(put(0, b"gone", b"1", 100))
-    part.write(put(0, b"after", b"1"), delete(0, b"before"))
-    wait_until(lambda: part.client.count("expired") == 1)
-    data = part.frame(group(31, check(0, b"n", 0), put(0, b"n", b"1")))
-    assert answers(part.send(data), part.number) == [APPLIED]
-    caught_up(part.client, replica)
-    assert replica.count("records") == 3
-    refused("READONLY", replica, "SNF.FRAME", "k", part.frame(read(0, b"a")))
-    refused("READONLY", replica, "SNF.OPEN", "k", 1, *TABLE)
-    one.kill()
-    replica("REPLICAOF", "NO", "ONE")
-    again = Partition(replica, "k", TABLE, LOUD)
-    assert (again.generation, again.ids) == (part.generation, [0, 1])
-    number, = struct.unpack_from("<Q", data, 24)
-    assert answers(again.send(data), number) == [APPLIED]
-    assert replica.count("repeats") == 1
-    assert [again.value(0, key) for key in (b"n", b"after", b"before", b"gone")] == \
-        [b"1", b"1", None, None]
-    assert again.value(1, b"loud") == b"1"
-
-
-def test_a_promotion_starts_idle_times_anew(pair):
-    one, two = pair
-    part = Partition(one.client(), "k", TABLE)
-    part.write(put(0, b"a", b"1", 2500))
-    start = time.monotonic()
-    replica = follow(two, one)
-    while time.monotonic() - start < 3.5:
-        assert part.value(0, b"a") == b"1"
-    caught_up(part.client, replica)
-    one.kill()
-    replica("REPLICAOF", "NO", "ONE")
-    again = Partition(replica, "k", TABLE)
-    assert again.value(0, b"a", touch=False) == b"1"
-    wait_until(lambda: again.value(0, b"a", touch=False) is None)
-
-
-def test_a_replica_that_comes_under_load_misses_nothing(pair):
-    one, two = pair
-    part = Partition(one.client(), "k", TABLE)
-    fill(part, 5000)
-    stop, counts = threading.Event(), []
-
-    def load(who):
-        mine = Partition(Client(one.path), "k", TABLE)
-        n = 0
-        while not stop.is_set():
-            n += mine.write(put(0, b"%d-%d" % (who, n % 3000), b"%d" % n)) is not None
-        counts.append(n)
-        mine.client.close()
-
-    threads = [threading.Thread(target=load, args=(who,)) for who in range(2)]
-    for thread in threads:
-        thread.start()
-    replica = follow(two, one)
-    for _ in range(3):
-        before = part.client.count("groups")
-        wait_until(lambda: part.client.count("groups") > before + 500)
-        replica("REPLICAOF", "NO", "ONE")
-        replica = follow(two, one)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    caught_up(part.client, replica)
-    keys = [b"%d-%d" % (who, n) for who in range(2) for n in range(3000)] + \
-        [b"%d" % n for n in range(5000)]
-    want = snapshot(part, keys)
-    replica("REPLICAOF", "NO", "ONE")
-    assert snapshot(Partition(replica, "k", TABLE), keys) == want
-    assert min(counts) > 100
-
-
-def test_a_replica_writes_its_own_append_only_file(pair, tmp_path):
-    one, two = pair
-    part = Partition(one.client(), "k", TABLE)
-    replica = follow(two, one)
-    replica("CONFIG", "SET", "appendfsync", "always", "appendonly", "yes")
-    wait_until(lambda: replica.info("persistence")["aof_rewrite_in_progress"] == "0")
-    part.write(put(0, b"a", b"1"))
-    caught_up(part.client, replica)
-    one.kill()
-    two.args += ("--appendonly", "yes")
-    two.restart()
-    assert Partition(two.client(), "k", TABLE).value(0, b"a") == b"1"
 
 
 # --- The client in C -------------------------------------------------------------------
@@ -285,7 +173,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path, server, probe):
     server.path = kept
     client("SET", "snf:{taken:0}", "x")
     assert "another name" in failed_open(probe(server, 1, 5000, "?name=taken"))
-    client("SNF.OPEN", "snf:{old:0}", 1, "probe.counter", 5, 8, 1)
+    client("SNF.OPEN", "snf:{old:0}", *open_words(("probe.counter", 5, 8, 1)))
     assert "another release" in failed_open(probe(server, 1, 5000, "?name=old"))
     assert "name" in failed_open(probe(server, 1, 5000, "?nam=x"))
     client("CONFIG", "SET", "requirepass", "secret")

@@ -9,104 +9,62 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "test_memory.h"
 #include "test_partition.h"
 
-static struct partition *partition;
-static struct test_frame frame;
-static struct buffer reply, effects;
-static const uint64_t now_ms = 1000;
-
-static int
-setup(void **state)
-{
-	(void)state;
-	test_memory_init();
-	reply = effects = (struct buffer){ 0 };
-	if (partition_new(TEST_GENERATION, test_seed, &partition) != 0 ||
-	    partition_declare(partition, "a", 64, 2048, 1) != 0)
-		return -1;
-	test_frame_init(&frame);
-	return 0;
-}
-
-static int
-teardown(void **state)
-{
-	(void)state;
-	partition_free(partition);
-	buffer_fini(&reply);
-	buffer_fini(&effects);
-	return test_memory.n_bytes == 0 ? 0 : -1;
-}
-
-/* Applies the frame as client 1 and starts a new one. */
+/* Applies the frame as it was asked for with this id, and begins a new one. */
 static void
-apply(uint64_t id)
+apply_as(uint64_t id)
 {
-	assert_int_equal(test_apply(partition, &frame, 1, id, now_ms, &reply, &effects),
-			 0);
-	test_frame_init(&frame);
+	t.frame_id = id - 1;
+	apply();
 }
 
-static struct frame_cursor
-answers(void)
+static int
+apply_raw(uint64_t client, uint64_t id)
 {
-	struct frame_reply_head head;
-	struct frame_cursor c;
-
-	assert_int_equal(frame_reply_open(reply.data, reply.bytes, &head, &c), 0);
-	return c;
+	return test_apply(t.partition, &t.frame, client, id, t.now_ms, &t.reply, NULL);
 }
 
-static struct frame_value
-expect(struct frame_cursor *c, enum frame_answer want)
+static void
+write_delete(uint64_t version)
 {
-	struct frame_value v;
-
-	assert_int_equal(frame_reply_next(c, &v), 1);
-	assert_int_equal(v.answer, want);
-	return v;
+	test_group(&t.frame, version);
+	test_delete(&t.frame, 0, "key");
+	test_group_end(&t.frame);
 }
 
 static void
 add_one(uint64_t version, uint64_t current)
 {
-	test_frame_init(&frame);
-	test_group(&frame, version);
-	test_check(&frame, 0, "key", current);
-	test_put(&frame, 0, "key", "value", 0);
-	test_group_end(&frame);
-	test_read(&frame, 0, "key");
+	test_frame_init(&t.frame);
+	test_group(&t.frame, version);
+	test_check(&t.frame, 0, "key", current);
+	test_put(&t.frame, 0, "key", "value", 0);
+	test_group_end(&t.frame);
+	test_read(&t.frame, 0, "key");
 }
 
 static void
 a_repeat_is_answered_and_not_applied(void **state)
 {
-	struct core_counters count;
-	struct frame_cursor c;
-
 	(void)state;
 	add_one(1, 0);
-	apply(1);
+	apply_as(1);
 	add_one(2, 1);
-	apply(2);
-	effects.bytes = 0;
+	apply_as(2);
+	t.effects.bytes = 0;
 	add_one(1, 0);
-	apply(1);
-	c = answers();
-	expect(&c, FRAME_APPLIED);
-	assert_int_equal(expect(&c, FRAME_HIT).version, 2);	/* Read afresh. */
-	assert_int_equal(effects.bytes, 0);
+	apply_as(1);
+	expect(FRAME_APPLIED);
+	assert_int_equal(expect(FRAME_HIT).version, 2);	/* Read afresh. */
+	assert_int_equal(t.effects.bytes, 0);
 	add_one(3, 1);
-	apply(3);
+	apply_as(3);
 	add_one(3, 1);
-	apply(3);
-	c = answers();
-	expect(&c, FRAME_CONFLICT);
-	partition_count(partition, &count);
-	assert_int_equal(count.repeats, 2);
-	assert_int_equal(count.groups, 3);
+	apply_as(3);
+	expect(FRAME_CONFLICT);
+	assert_int_equal(counters().repeats, 2);
+	assert_int_equal(counters().groups, 3);
 }
 
 static void
@@ -115,72 +73,128 @@ an_old_repeat_is_told_so(void **state)
 	(void)state;
 	for (uint64_t i = 1; i <= CORE_CLIENT_FRAMES + 1; i++) {
 		add_one(i, i - 1);
-		apply(i * 10);			/* Gaps are normal. */
+		apply_as(i * 10);		/* Gaps are normal. */
 	}
 	add_one(1, 0);
-	assert_int_equal(test_apply(partition, &frame, 1, 10, now_ms, &reply, NULL),
-			 -EALREADY);
-	assert_int_equal(test_apply(partition, &frame, 1, 25, now_ms, &reply, NULL),
-			 -EALREADY);
-	assert_int_equal(test_apply(partition, &frame, 1, 20, now_ms, &reply, NULL), 0);
+	assert_int_equal(apply_raw(1, 10), -EALREADY);
+	assert_int_equal(apply_raw(1, 25), -EALREADY);
+	assert_int_equal(apply_raw(1, 20), 0);
 	/* Another client's frames are its own. */
-	assert_int_equal(test_apply(partition, &frame, 2, 10, now_ms, &reply, NULL), 0);
+	assert_int_equal(apply_raw(2, 10), 0);
 	/* Reads may always be repeated. */
-	test_frame_init(&frame);
-	test_read(&frame, 0, "key");
-	assert_int_equal(test_apply(partition, &frame, 1, 10, now_ms, &reply, NULL), 0);
+	test_frame_init(&t.frame);
+	test_read(&t.frame, 0, "key");
+	assert_int_equal(apply_raw(1, 10), 0);
 }
 
 static void
 a_repeat_has_as_many_groups(void **state)
 {
-	struct frame_cursor c;
-
 	(void)state;
 	add_one(1, 0);
-	apply(1);
-	test_frame_init(&frame);
+	apply_as(1);
+	test_frame_init(&t.frame);
 	for (unsigned int i = 0; i < 100; i++) {
-		test_group(&frame, 1);
-		test_delete(&frame, 0, "key");
-		test_group_end(&frame);
+		write_delete(1);
 	}
-	assert_int_equal(test_apply(partition, &frame, 1, 1, now_ms, &reply, NULL),
-			 -EBADMSG);
+	assert_int_equal(apply_raw(1, 1), -EBADMSG);
 	/* It was not applied: the record is there. */
 	add_one(2, 1);
-	apply(2);
-	c = answers();
-	expect(&c, FRAME_APPLIED);
+	apply_as(2);
+	expect(FRAME_APPLIED);
+}
+
+/* A frame that is answered in all ways but two. */
+static void
+write_all_answers(void)
+{
+	test_group(&t.frame, 1);
+	test_take(&t.frame, 0, "range", 10, 3);
+	test_group_end(&t.frame);
+	test_group(&t.frame, 2);
+	test_take(&t.frame, 0, "range", 10, 3);
+	test_group_end(&t.frame);
+	test_group(&t.frame, 3);
+	test_add(&t.frame, 0, "counter", 0, 6, 0, 10);
+	test_group_end(&t.frame);
+	test_group(&t.frame, 4);
+	test_add(&t.frame, 0, "counter", 0, 6, 0, 10);
+	test_group_end(&t.frame);
+	test_group(&t.frame, 5);
+	test_put(&t.frame, 1, "one", "1", 0);
+	test_group_end(&t.frame);
+	test_group(&t.frame, 6);
+	test_put(&t.frame, 1, "two", "2", 0);
+	test_group_end(&t.frame);
+}
+
+static void
+expect_all_answers(void)
+{
+	static const enum frame_answer want[] = {
+		FRAME_APPLIED, FRAME_CONFLICT, FRAME_APPLIED,
+		FRAME_BOUND,   FRAME_APPLIED,  FRAME_FULL,
+	};
+
+	for (size_t i = 0; i < sizeof(want) / sizeof(want[0]); i++)
+		expect(want[i]);
+	expect_end();
+}
+
+/* Also by a replica that was promoted, and by one that was loaded. */
+static void
+all_answers_are_remembered(void **state)
+{
+	struct partition *copies[2] = { test_partition_new(test_seed) };
+
+	(void)state;
+	test_declare(t.partition, "full", 0, 1);
+	test_declare(copies[0], "a", 0, 0);
+	test_declare(copies[0], "full", 0, 1);
+	write_all_answers();
+	apply_as(1);
+	expect_all_answers();
+	write_all_answers();
+	apply_as(1);
+	expect_all_answers();
+	assert_int_equal(counters().groups, 6);
+	assert_int_equal(counters().full, 1);
+	assert_int_equal(partition_replay(copies[0], t.effects.data, t.effects.bytes,
+					  t.now_ms),
+			 0);
+	copies[1] = test_reload(t.partition, t.now_ms);
+	for (unsigned int i = 0; i < 2; i++) {
+		partition_free(t.partition);
+		t.partition = copies[i];
+		write_all_answers();
+		apply_as(1);
+		expect_all_answers();
+		assert_int_equal(counters().groups, 0);
+	}
 }
 
 static void
 silent_clients_are_forgotten(void **state)
 {
-	struct partition *replica;
+	const uint64_t later_ms = t.now_ms + 3600 * 1000 + 4500;
+	struct partition *replica = test_partition_new(test_seed);
 	struct core_counters count;
 
 	(void)state;
+	test_declare(replica, "a", 0, 0);
 	for (uint64_t client = 1; client <= 10; client++) {
-		test_frame_init(&frame);
-		test_group(&frame, 1);
-		test_delete(&frame, 0, "key");
-		test_group_end(&frame);
-		assert_int_equal(test_apply(partition, &frame, client, 1,
-					    now_ms + client * 1000, &reply, &effects),
+		test_frame_init(&t.frame);
+		write_delete(1);
+		assert_int_equal(test_apply(t.partition, &t.frame, client, 1,
+					    t.now_ms + client * 1000, &t.reply,
+					    &t.effects),
 				 0);
 	}
-	assert_int_equal(partition_expire(partition, now_ms + 3600 * 1000 + 4500, 3,
-					  &effects),
-			 3);
-	assert_int_equal(partition_expire(partition, now_ms + 3600 * 1000 + 4500, 3,
-					  &effects),
-			 1);
-	partition_count(partition, &count);
-	assert_int_equal(count.clients, 6);
-	assert_int_equal(partition_new(TEST_GENERATION, test_seed, &replica), 0);
-	partition_declare(replica, "a", 64, 2048, 1);
-	assert_int_equal(partition_replay(replica, effects.data, effects.bytes, now_ms),
+	assert_int_equal(partition_expire(t.partition, later_ms, 3, &t.effects), 3);
+	assert_int_equal(partition_expire(t.partition, later_ms, 3, &t.effects), 1);
+	assert_int_equal(counters().clients, 6);
+	assert_int_equal(partition_replay(replica, t.effects.data, t.effects.bytes,
+					  t.now_ms),
 			 0);
 	partition_count(replica, &count);
 	assert_int_equal(count.clients, 6);
@@ -190,30 +204,24 @@ silent_clients_are_forgotten(void **state)
 static void
 clients_are_bounded(void **state)
 {
-	struct core_counters count;
-
 	(void)state;
 	for (uint64_t client = 1; client <= 70000; client++) {
-		test_frame_init(&frame);
-		test_group(&frame, 1);
-		test_delete(&frame, 0, "key");
-		test_group_end(&frame);
-		assert_int_equal(test_apply(partition, &frame, client, 1, now_ms, &reply,
-					    NULL),
-				 0);
+		test_frame_init(&t.frame);
+		write_delete(1);
+		assert_int_equal(apply_raw(client, 1), 0);
 	}
-	partition_count(partition, &count);
-	assert_int_equal(count.clients, 65536);
+	assert_int_equal(counters().clients, 65536);
 }
 
 int
 main(void)
 {
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, test_setup, test_teardown)
 	const struct CMUnitTest tests[] = {
 		CASE(a_repeat_is_answered_and_not_applied),
 		CASE(an_old_repeat_is_told_so),
 		CASE(a_repeat_has_as_many_groups),
+		CASE(all_answers_are_remembered),
 		CASE(silent_clients_are_forgotten),
 		CASE(clients_are_bounded),
 	};

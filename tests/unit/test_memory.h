@@ -7,7 +7,7 @@
 
 #include <stdlib.h>
 
-#include "store/core.h"
+#include "store/partition.h"
 
 static struct {
 	bool fails_later;			/* After 'n_left' more allocations... */

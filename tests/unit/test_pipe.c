@@ -3,10 +3,11 @@
  * when it likes.
  *
  * Two pipes share a partition.  Their stores delay frames and replies at random, so
- * batches overlap, races are lost, and runs wait for each other in every way there is.
- * Packets of a flow carry their number; the function counts them in a record and
- * stamps the count into the packet, so that each packet that leaves tells which state
- * it saw.
+ * batches overlap, races are lost, and runs wait for each other in every way there is;
+ * batches with groups may come back twice, as if replicas had to have them.
+ *
+ * Packets of a flow carry their number; the function counts them in a record and stamps
+ * the count into the packet, so that each packet that leaves tells which state it saw.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,6 +22,7 @@
 #include "pipe/eal.h"
 #include "pipe/run.h"
 #include "store/core.h"
+#include "store/pool.h"
 
 enum {
 	MAX_FLOWS = 300,
@@ -101,60 +103,67 @@ count_packet(struct nf_run *r)
 	return NF_SEND;
 }
 
-static const struct nf count_nf = { .name = "count", .packet = count_packet };
+static const struct nf count_nf = { .name = "test_pipe", .packet = count_packet };
 
 /* --- the store ------------------------------------------------------------------ */
 
-struct slow_batch {
-	struct store_batch batch;
-	uint8_t *request;
-	struct buffer reply;
-	bool out, submitted, applied;
+enum {
+	TERM = 9,
 };
 
 struct slow_store {
 	struct store store;
 	struct partition *partition;
 	unsigned int *seed;
-	unsigned int n_refuse;			/* Frames to lose, from now. */
+	bool twice;				/* Batches with groups come back so. */
 	uint64_t client, next_id;
-	struct slow_batch slot[STORE_BATCHES];
-	struct slow_batch *queue[STORE_BATCHES];
-	unsigned int n_queued;
+	struct pool pool;
+	struct store_batch batch[STORE_BATCHES];
+	bool applied[STORE_BATCHES];
+	struct buffer reply[STORE_BATCHES];
+	struct store_batch *queue[STORE_INFLIGHT], *wait[STORE_UNCOMMITTED];
+	unsigned int n_queued, n_waiting;
 };
 
 static struct store_batch *
 slow_batch(struct store *s)
 {
 	struct slow_store *slow = (struct slow_store *)s;
+	struct store_batch empty;
+	int number = pool_take(&slow->pool, &empty);
 
-	for (unsigned int i = 0; i < STORE_BATCHES; i++) {
-		struct slow_batch *b = &slow->slot[i];
-
-		if (b->out)
-			continue;
-		b->out = true;
-		b->applied = false;
-		frame_init(&b->batch.request, b->request, FRAME_MAX_BYTES);
-		return &b->batch;
-	}
-	return NULL;
+	assert_true(number >= 0);
+	slow->batch[number] = empty;
+	slow->applied[number] = false;
+	return &slow->batch[number];
 }
 
 static void
-slow_apply(struct slow_store *slow, struct slow_batch *b)
+slow_answer(struct slow_store *slow, struct store_batch *b)
 {
-	struct frame *f = &b->batch.request;
+	const struct buffer *reply = &slow->reply[b - slow->batch];
 	struct frame_reply_head head;
 
-	frame_finish(f, partition_generation(slow->partition), slow->client, ++slow->next_id);
-	b->reply.bytes = 0;
-	assert_int_equal(partition_apply(slow->partition, f->start, f->at - f->start, 1000,
-					 false, &b->reply, NULL), 0);
-	assert_int_equal(frame_reply_open(b->reply.data, b->reply.bytes, &head,
-					  &b->batch.reply), 0);
-	b->batch.error = 0;
-	b->applied = true;
+	assert_int_equal(frame_reply_open(reply->data, reply->bytes, &head,
+					  &b->part[0].reply), 0);
+}
+
+static void
+slow_apply(struct slow_store *slow, struct store_batch *b)
+{
+	struct frame *f = &b->part[0].request;
+	struct buffer *reply = &slow->reply[b - slow->batch];
+
+	frame_finish(f, partition_generation(slow->partition), TERM, slow->client,
+		     ++slow->next_id);
+	reply->bytes = 0;
+	assert_int_equal(partition_apply(slow->partition, f->start,
+					 (size_t)(f->at - f->start), TERM, 1000, false,
+					 reply, NULL), 0);
+	slow_answer(slow, b);
+	b->part[0].error = 0;
+	b->final = true;
+	slow->applied[b - slow->batch] = true;
 }
 
 /* Frames are applied in order, some at once and some only when they are polled. */
@@ -163,14 +172,23 @@ slow_submit(struct store *s, struct store_batch *batch)
 {
 	struct slow_store *slow = (struct slow_store *)s;
 
-	if (slow->n_queued == STORE_INFLIGHT)
+	if (slow->n_queued == STORE_INFLIGHT || slow->n_waiting == STORE_UNCOMMITTED)
 		return -EAGAIN;
-	slow->queue[slow->n_queued++] = (struct slow_batch *)batch;
+	slow->queue[slow->n_queued++] = batch;
 	for (unsigned int i = 0; i < slow->n_queued && rand_r(slow->seed) % 3 == 0; i++) {
-		if (!slow->queue[i]->applied)
+		if (!slow->applied[slow->queue[i] - slow->batch])
 			slow_apply(slow, slow->queue[i]);
 	}
 	return 0;
+}
+
+static struct store_batch *
+first_of(struct store_batch **list, unsigned int *n)
+{
+	struct store_batch *first = list[0];
+
+	memmove(list, list + 1, --*n * sizeof(*list));
+	return first;
 }
 
 static unsigned int
@@ -178,29 +196,44 @@ slow_poll(struct store *s, struct store_batch **done, unsigned int max)
 {
 	struct slow_store *slow = (struct slow_store *)s;
 
-	if (max == 0 || slow->n_queued == 0 || rand_r(slow->seed) % 3 == 0)
+	if (max == 0 || rand_r(slow->seed) % 3 == 0)
 		return 0;
-
-	struct slow_batch *b = slow->queue[0];
-
-	if (!b->applied)
-		slow_apply(slow, b);
-	slow->n_queued--;
-	memmove(slow->queue, slow->queue + 1, slow->n_queued * sizeof(*slow->queue));
-	*done = &b->batch;
+	if (slow->n_waiting > 0 && rand_r(slow->seed) % 5 == 0) {
+		*done = first_of(slow->wait, &slow->n_waiting);
+		slow_answer(slow, *done);
+		(*done)->final = true;
+		return 1;
+	}
+	if (slow->n_queued == 0 || slow->n_waiting == STORE_UNCOMMITTED)
+		return 0;
+	*done = first_of(slow->queue, &slow->n_queued);
+	if (!slow->applied[*done - slow->batch])
+		slow_apply(slow, *done);
+	if (slow->twice && rand_r(slow->seed) % 4 != 0) {
+		(*done)->final = false;
+		slow->wait[slow->n_waiting++] = *done;
+	}
 	return 1;
 }
 
 static void
 slow_free(struct store *s, struct store_batch *batch)
 {
+	struct slow_store *slow = (struct slow_store *)s;
+
+	pool_give(&slow->pool, (unsigned int)(batch - slow->batch));
+}
+
+static enum store_health
+slow_health(const struct store *s)
+{
 	(void)s;
-	((struct slow_batch *)batch)->out = false;
+	return STORE_CONNECTED;
 }
 
 static const struct store_ops slow_ops = {
 	.scheme = "slow", .batch = slow_batch, .submit = slow_submit, .poll = slow_poll,
-	.free = slow_free,
+	.free = slow_free, .health = slow_health,
 };
 
 static void
@@ -209,20 +242,20 @@ slow_init(struct slow_store *s, struct partition *partition, uint64_t client,
 {
 	memset(s, 0, sizeof(*s));
 	s->store.ops = &slow_ops;
+	s->store.n_partitions = 1;
 	s->partition = partition;
 	s->client = client;
 	s->seed = seed;
-	for (unsigned int i = 0; i < STORE_BATCHES; i++)
-		s->slot[i].request = aligned_alloc(64, FRAME_MAX_BYTES);
+	s->twice = *seed % 2 == 0;
+	assert_int_equal(pool_init(&s->pool, 1, 0, 0), 0);
 }
 
 static void
 slow_fini(struct slow_store *s)
 {
-	for (unsigned int i = 0; i < STORE_BATCHES; i++) {
-		free(s->slot[i].request);
-		buffer_fini(&s->slot[i].reply);
-	}
+	for (unsigned int i = 0; i < STORE_BATCHES; i++)
+		buffer_fini(&s->reply[i]);
+	pool_fini(&s->pool);
 }
 
 /* --- ports ---------------------------------------------------------------------- */
@@ -311,11 +344,21 @@ static unsigned int n_flows;
 static struct partition *
 make_partition(void)
 {
+	static const struct pipe_table wanted[STORE_MAX_TABLES];
+	struct store_table table[STORE_MAX_TABLES];
+	unsigned int n = pipe_tables(&count_nf, wanted, table);
 	struct partition *p;
 
-	assert_int_equal(partition_new(7, (uint64_t[2]){ 1, 2 }, &p), 0);
-	count_table.index = partition_declare(p, "count", 4, sizeof(struct count), 1);
-	far_table.index = partition_declare(p, "far", 8, sizeof(struct count), 1);
+	assert_int_equal(n, 2);
+	assert_int_equal(partition_new(7, 1, (uint64_t[2]){ 1, 2 }, &p), 0);
+	for (unsigned int i = 0; i < n; i++) {
+		struct core_declaration d = { .name = table[i].name,
+					      .key_max = table[i].key_max,
+					      .value_max = table[i].value_max,
+					      .format = table[i].format };
+
+		assert_int_equal(partition_declare(p, &d), i);
+	}
 	return p;
 }
 

@@ -74,6 +74,41 @@ test_replies(void **state)
 	}
 }
 
+static const struct {
+	const char *name;
+	const char *bytes;
+	ssize_t taken;
+	const char *want;
+} strings[] = {
+	{ "a string", "$3\r\nabc\r\n", 9, "abc" },
+	{ "an empty string", "$0\r\n\r\n", 6, "" },
+	{ "one of the greatest length", "$8\r\n12345678\r\n", 14, "12345678" },
+	{ "a longer one is refused", "$9\r\n123456789\r\n", -EBADMSG, NULL },
+	{ "what follows is left", "$1\r\na\r\n$", 7, "a" },
+	{ "a null string is refused", "$-1\r\n", -EBADMSG, NULL },
+	{ "another type is refused", ":1\r\n", -EBADMSG, NULL },
+	{ "a string that goes on is refused", "$1\r\nabc\r\n", -EBADMSG, NULL },
+	{ "half a string is too little", "$3\r\nab", 0, NULL },
+	{ "one without its end is too little", "$3\r\nabc\r", 0, NULL },
+};
+
+static void
+test_strings(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof(strings) / sizeof(strings[0]); i++) {
+		const uint8_t *bytes = (const uint8_t *)strings[i].bytes, *text;
+		size_t n;
+		ssize_t got = resp_string(bytes, strlen(strings[i].bytes), 8, &text, &n);
+
+		if (got != strings[i].taken)
+			fail_msg("%s: took %zd", strings[i].name, got);
+		if (got > 0 && (n != strlen(strings[i].want) ||
+				memcmp(text, strings[i].want, n) != 0))
+			fail_msg("%s: read wrongly", strings[i].name);
+	}
+}
+
 static void
 test_any_cut_is_too_little(void **state)
 {
@@ -131,6 +166,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_replies),
+		cmocka_unit_test(test_strings),
 		cmocka_unit_test(test_any_cut_is_too_little),
 		cmocka_unit_test(test_a_line_has_an_end),
 		cmocka_unit_test(test_commands),

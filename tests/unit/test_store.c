@@ -21,8 +21,7 @@ open_stand_in(const struct store_options *options, const struct store_table *tab
 	(void)n_tables;
 	(void)why;
 	(void)why_bytes;
-	opened.ops = strstr(options->url, "unix") != NULL ? &store_valkey_unix_ops :
-		     strstr(options->url, "valkey") != NULL ? &store_valkey_ops :
+	opened.ops = strstr(options->url, "valkey") != NULL ? &store_valkey_ops :
 							      &store_embedded_ops;
 	*out = &opened;
 	return 0;
@@ -31,10 +30,6 @@ open_stand_in(const struct store_options *options, const struct store_table *tab
 const struct store_ops store_embedded_ops = { .scheme = "embedded",
 					      .open = open_stand_in };
 const struct store_ops store_valkey_ops = { .scheme = "valkey", .open = open_stand_in };
-const struct store_ops store_valkey_unix_ops = {
-	.scheme = "valkey+unix",
-	.open = open_stand_in,
-};
 
 static const struct {
 	const char *name, *url;
@@ -44,17 +39,19 @@ static const struct {
 	{ "embedded", "embedded:", &store_embedded_ops, "" },
 	{ "embedded with a name", "embedded:two", &store_embedded_ops, "" },
 	{ "a server", "valkey://127.0.0.1:6379", &store_valkey_ops, "" },
-	{ "a socket", "valkey+unix:///run/valkey.sock", &store_valkey_unix_ops, "" },
+	{ "a socket", "valkey+unix:///run/valkey.sock", &store_valkey_ops, "" },
 	{ "a server without host", "valkey://", NULL, "host" },
 	{ "a socket without path", "valkey+unix://", NULL, "path" },
-	{ "TLS is for later", "valkeys://host", NULL, "not supported yet" },
-	{ "Sentinel is for later", "valkey+sentinel://a,b/name", NULL,
-	  "not supported yet" },
-	{ "Cluster is for later", "valkey+cluster://a,b", NULL, "not supported yet" },
+	{ "TLS", "valkeys://host", &store_valkey_ops, "" },
+	{ "Sentinels", "valkey+sentinel://a,b/name", &store_valkey_ops, "" },
+	{ "a Cluster", "valkeys+cluster://a,b", &store_valkey_ops, "" },
+	{ "Sentinels without a service", "valkey+sentinel://a,b", NULL, "service" },
 	{ "embedded needs no colon", "embedded", &store_embedded_ops, "" },
 	{ "a word is no scheme", "memory", NULL, "use embedded:" },
 	{ "no such scheme", "memcached://host", NULL, "use embedded:" },
 	{ "nothing", "", NULL, "use embedded:" },
+	{ "another's password is not told", "redis://u:secret@h", NULL,
+	  "redis://h is no store" },
 };
 
 static void
@@ -71,7 +68,7 @@ urls(void **state)
 		if (ok != (cases[i].want != NULL) || (err == 0) != ok ||
 		    (ok && s->ops != cases[i].want))
 			fail_msg("not so: %s", cases[i].name);
-		if (strstr(why, cases[i].why) == NULL)
+		if (strstr(why, cases[i].why) == NULL || strstr(why, "secret") != NULL)
 			fail_msg("%s: it says '%s'", cases[i].name, why);
 	}
 }

@@ -157,6 +157,36 @@ a_call_takes_no_more_than_it_may(void **state)
 	assert_int_equal(wheel.n[0] + wheel.n[1] + wheel.n[2], 0);
 }
 
+/* A walk meets each record once, nearer slots first, and knows which of them were touched
+ * since they were armed. */
+static void
+a_walk_follows_the_slots(void **state)
+{
+	struct test_random r = test_random_init(__func__);
+	uint32_t now = 1 + test_random_below(&r, 100000), last = 0;
+	bool met[N_RECORDS] = { false };
+	unsigned int n = 0;
+
+	(void)state;
+	for (unsigned int i = 0; i < N_RECORDS; i++)
+		arm(i, now, now + 1 + test_random_below(&r, i % 2 == 0 ? 250 : 60000));
+	for (record_id at = wheel_after(&wheel, &slots, 0); at != 0; n++) {
+		const struct record *record = slots_record(&slots, at);
+		unsigned int i = number_of(at);
+
+		assert_false(met[i]);
+		met[i] = true;
+		assert_false(wheel_early(&wheel, record, due[i]));
+		assert_true(wheel_early(&wheel, record, due[i] + 256));
+		/* Exactly in the first level, to one slot of 256 ticks in the second. */
+		assert_true(due[i] >= last || record->slot_level == 2);
+		assert_true(due[i] + 256 >= last);
+		last = due[i];
+		at = wheel_after(&wheel, &slots, at);
+	}
+	assert_int_equal(n, N_RECORDS);
+}
+
 static void
 forty_nine_days_are_not_shortened(void **state)
 {
@@ -179,6 +209,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(every_record_comes_up_in_time, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(a_call_takes_no_more_than_it_may, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(a_walk_follows_the_slots, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(forty_nine_days_are_not_shortened, setup,
 						teardown),

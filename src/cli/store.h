@@ -1,0 +1,53 @@
+/*
+ * store.h - the commands for people that look into a store: what they share.
+ */
+#ifndef CLI_STORE_H
+#define CLI_STORE_H
+
+#include "cli/console.h"
+#include "store/frame.h"
+
+enum {
+	CLI_MAX_PARTITIONS = 64,
+	CLI_MAX_TABLES = 32,
+	CLI_WHY = 320,
+};
+
+/* A table, as one partition or all together have it: what SNF.TABLES says. */
+#define CLI_TABLE_FIELDS(X)                                                              \
+	X(id) X(format) X(flags) X(limit) X(records) X(due) X(reads) X(hits) X(writes)   \
+	X(expired) X(leased) X(settled) X(evicted) X(full) X(key_max) X(value_max)
+
+struct cli_table {
+	char name[32];
+#define X(field) uint64_t field;
+	CLI_TABLE_FIELDS(X)
+#undef X
+};
+
+struct cli_store {
+	char url[1024];
+	unsigned int n_partitions;
+	struct console *partition[CLI_MAX_PARTITIONS];
+	char why[CLI_WHY];			/* After a call that failed. */
+};
+
+/* 'where' is a store's URL, or an instance's file that has one.  Connects to all of its
+ * partitions.  0 or a negative errno. */
+int cli_open(struct cli_store *s, const char *where);
+void cli_close(struct cli_store *s);
+
+/* Asks the server of a partition: words of text, the key put in for NULL. */
+int cli_ask(struct cli_store *s, unsigned int partition, const char *const *word,
+	    unsigned int n, struct console_cursor *answer);
+
+/* The tables of a partition.  0 or a negative errno. */
+int cli_tables(struct cli_store *s, unsigned int partition,
+	       struct cli_table tables[CLI_MAX_TABLES], unsigned int *n);
+
+/* The commands.  'arguments' are those behind the words; they return an exit code. */
+int show_store(int n, char **arguments);
+int show_records(int n, char **arguments);
+int delete_records(int n, char **arguments);
+
+#endif

@@ -1,0 +1,358 @@
+/*
+ * ranges.c - ranges: records whose value is a bitmap of members, such as a NAT's ports.
+ *
+ * PICK only proposes; TAKE in the group that uses the member makes sure of it.  What is
+ * proposed is drawn from all free members alike, with a keyed generator: who sees some
+ * of them learns nothing about the next.  The last picks are remembered for a while, and
+ * not proposed again while there are others, so that those who ask at the same time do
+ * not race for the same member when few are left.  This memory is nobody's promise: it
+ * is neither saved nor copied.
+ *
+ * A member that is given back with a quarantine stays taken.  A record of the core's own
+ * table says for how long, and frees it in the end; as a record it is saved and copied
+ * like any other.  A client may delete or overwrite a range, and with it the bits, but
+ * not these records: so a TAKE asks for them too.
+ *
+ * Any bytes may have been put where a range is expected: only a value of just the length
+ * that its number of members asks for is one.
+ */
+#include "store/partition.h"
+
+#include <errno.h>
+
+enum {
+	RANGE_HEAD = 8,
+	RANGE_DRAWS = 8,			/* Before all members are looked at. */
+	RANGE_WORDS = FRAME_MAX_MEMBERS / 64,
+	QUARANTINE_KEY = 5,			/* Bytes besides the range's key. */
+};
+
+static const struct core_declaration quarantine_table = {
+	.name = "snf.quarantine",
+	.key_max = FRAME_MAX_KEY + QUARANTINE_KEY,
+	.format = 1,
+};
+
+static_assert(FRAME_MAX_KEY + QUARANTINE_KEY <= TABLE_MAX_KEY, "a record's key");
+
+/* --- Bitmaps -------------------------------------------------------------------- */
+
+bool
+range_size(const struct record *r, uint32_t *n_members)
+{
+	if (r->value_bytes < RANGE_HEAD)
+		return false;
+	memcpy(n_members, r->bytes + FRAME_PAD(r->key_bytes), 4);
+	return *n_members <= FRAME_MAX_MEMBERS &&
+	       frame_range_bytes(*n_members) == r->value_bytes;
+}
+
+static uint64_t
+range_word(const struct record *r, uint32_t number)
+{
+	uint64_t word;
+
+	memcpy(&word, r->bytes + FRAME_PAD(r->key_bytes) + RANGE_HEAD + number * 8, 8);
+	return word;
+}
+
+static bool
+range_taken(const struct record *r, uint32_t member)
+{
+	return (range_word(r, member / 64) >> member % 64 & 1) != 0;
+}
+
+void
+range_mark(struct record *r, uint32_t member, bool taken)
+{
+	uint8_t *value = record_value(r);
+	uint64_t word = range_word(r, member / 64);
+	uint32_t n_taken;
+
+	if (range_taken(r, member) == taken)
+		return;
+	word ^= (uint64_t)1 << member % 64;
+	memcpy(value + RANGE_HEAD + member / 64 * 8, &word, 8);
+	memcpy(&n_taken, value + 4, 4);
+	n_taken += taken ? 1 : UINT32_MAX;
+	memcpy(value + 4, &n_taken, 4);
+}
+
+/* --- PICK ----------------------------------------------------------------------- */
+
+static inline uint64_t
+rotate(uint64_t x, unsigned int bits)
+{
+	return x << bits | x >> (64 - bits);
+}
+
+static inline void
+sip_round(uint64_t v[4])
+{
+	v[0] += v[1];
+	v[2] += v[3];
+	v[1] = rotate(v[1], 13) ^ v[0];
+	v[3] = rotate(v[3], 16) ^ v[2];
+	v[0] = rotate(v[0], 32);
+	v[2] += v[1];
+	v[0] += v[3];
+	v[1] = rotate(v[1], 17) ^ v[2];
+	v[3] = rotate(v[3], 21) ^ v[0];
+	v[2] = rotate(v[2], 32);
+}
+
+/* SipHash-2-4 of how many were drawn before. */
+static uint64_t
+draw(struct pick_random *random)
+{
+	uint64_t v[4] = {
+		random->key[0] ^ 0x736f6d6570736575,
+		random->key[1] ^ 0x646f72616e646f6d,
+		random->key[0] ^ 0x6c7967656e657261,
+		random->key[1] ^ 0x7465646279746573,
+	};
+	const uint64_t words[2] = { random->n_drawn++, (uint64_t)8 << 56 };
+
+	for (unsigned int i = 0; i < 2; i++) {
+		v[3] ^= words[i];
+		sip_round(v);
+		sip_round(v);
+		v[0] ^= words[i];
+	}
+	v[2] ^= 0xff;
+	for (unsigned int i = 0; i < 4; i++)
+		sip_round(v);
+	return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* From 0 to n - 1, out of 32 random bits. */
+static inline uint32_t
+below(uint32_t random, uint32_t n)
+{
+	return (uint32_t)((uint64_t)random * n >> 32);
+}
+
+static inline uint64_t
+pick_of(const struct table_probe *probe, uint32_t member)
+{
+	return probe->hash << 17 | 1u << 16 | member;
+}
+
+static bool
+picked_lately(const struct partition *p, uint64_t pick)
+{
+	bool found = false;
+
+	for (unsigned int i = 0; i < PARTITION_PICKS; i++)
+		found |= p->picks[i] == pick;
+	return found;
+}
+
+/* A bit for each free member below 'n' in 'free'; returns how many. */
+static uint32_t
+free_members(const struct record *r, uint32_t r_members, uint32_t n, uint64_t *free)
+{
+	uint32_t n_free = 0, r_words = (r_members + 63) / 64;
+
+	for (uint32_t i = 0; i < (n + 63) / 64; i++) {
+		free[i] = i < r_words ? ~range_word(r, i) : ~(uint64_t)0;
+		if (i == n / 64)
+			free[i] &= ((uint64_t)1 << n % 64) - 1;
+		n_free += (uint32_t)__builtin_popcountll(free[i]);
+	}
+	return n_free;
+}
+
+/* Takes the last picks of this range out of 'free', but not the last member. */
+static uint32_t
+without_picks(const struct partition *p, const struct table_probe *probe, uint32_t n,
+	      uint64_t *free, uint32_t n_free)
+{
+	for (unsigned int i = 1; i <= PARTITION_PICKS && n_free > 1; i++) {
+		uint64_t pick = p->picks[(p->n_picks - i) % PARTITION_PICKS];
+		uint32_t member = (uint16_t)pick;
+
+		if (pick != pick_of(probe, member) || member >= n ||
+		    (free[member / 64] >> member % 64 & 1) == 0)
+			continue;
+		free[member / 64] ^= (uint64_t)1 << member % 64;
+		n_free--;
+	}
+	return n_free;
+}
+
+/* The free member with 'number' free ones before it. */
+static uint32_t
+nth_member(const uint64_t *free, uint32_t number)
+{
+	uint32_t i = 0, n;
+	uint64_t word;
+
+	while (number >= (n = (uint32_t)__builtin_popcountll(free[i]))) {
+		number -= n;
+		i++;
+	}
+	for (word = free[i]; number > 0; number--)
+		word &= word - 1;
+	return i * 64 + (uint32_t)__builtin_ctzll(word);
+}
+
+/* Draws from all members, while most are free; looks at all of them when that fails. */
+static bool
+pick_member(struct partition *p, const struct table_probe *probe, const struct record *r,
+	    uint32_t n, uint32_t *member)
+{
+	uint64_t free[RANGE_WORDS + 1], random = 0;
+	uint32_t r_members = 0, n_free;
+
+	if (r != NULL && !range_size(r, &r_members))
+		return false;
+	for (unsigned int i = 0; i < RANGE_DRAWS; i++) {
+		random = i % 2 == 0 ? draw(&p->random) : random >> 32;
+		*member = below((uint32_t)random, n);
+		if ((*member >= r_members || !range_taken(r, *member)) &&
+		    !picked_lately(p, pick_of(probe, *member)))
+			return true;
+	}
+	n_free = free_members(r, r_members, n, free);
+	if (n_free == 0)
+		return false;
+	n_free = without_picks(p, probe, n, free, n_free);
+	*member = nth_member(free, below((uint32_t)draw(&p->random), n_free));
+	return true;
+}
+
+bool
+range_pick(struct partition *p, const struct table_probe *probe, const struct record *r,
+	   uint32_t n_members, uint32_t *member)
+{
+	if (!pick_member(p, probe, r, n_members, member))
+		return false;
+	p->picks[p->n_picks++ % PARTITION_PICKS] = pick_of(probe, *member);
+	return true;
+}
+
+/* --- Quarantine ----------------------------------------------------------------- */
+
+/* The key of a member's record of quarantine, put together in 'bytes'. */
+static struct table_probe
+quarantine_probe(const struct partition *p, const struct frame_op *op,
+		 uint8_t bytes[TABLE_MAX_KEY])
+{
+	struct table_probe probe = {
+		.key = bytes,
+		.table = p->quarantine,
+		.key_bytes = (uint8_t)(op->key_bytes + QUARANTINE_KEY),
+	};
+
+	bytes[0] = op->table;
+	memcpy(bytes + 1, op->key, op->key_bytes);
+	memcpy(bytes + 1 + op->key_bytes, &op->member, 4);
+	table_probe(&p->table, &probe, 1);
+	return probe;
+}
+
+static bool
+in_quarantine(const struct partition *p, const struct frame_op *op)
+{
+	uint8_t key[TABLE_MAX_KEY];
+	struct table_probe probe;
+
+	if (p->quarantine == CORE_MAX_TABLES || p->tables[p->quarantine].n_records == 0)
+		return false;
+	probe = quarantine_probe(p, op, key);
+	return table_get(&p->table, &probe) != 0;
+}
+
+bool
+range_may_take(const struct partition *p, const struct record *r,
+	       const struct frame_op *op)
+{
+	uint32_t n_members;
+
+	if (r != NULL && (!range_size(r, &n_members) ||
+			  (op->member < n_members && range_taken(r, op->member))))
+		return false;
+	return !in_quarantine(p, op);
+}
+
+bool
+range_may_give(const struct partition *p, const struct record *r,
+	       const struct frame_op *op)
+{
+	uint32_t n_members;
+
+	return r != NULL && range_size(r, &n_members) && op->member < n_members &&
+	       range_taken(r, op->member) && !in_quarantine(p, op);
+}
+
+/* Clients leave one table to the core, and cannot name it in frames. */
+int
+quarantine_declare(struct partition *p, const struct core_declaration *d)
+{
+	int id;
+
+	if (strcmp(d->name, quarantine_table.name) != 0 || d->value_max != 0 ||
+	    d->key_max != quarantine_table.key_max || d->flags != 0 || d->limit != 0)
+		return -EINVAL;
+	id = partition_add_table(p, d);
+	if (id < 0)
+		return id;
+	p->limits[id] = (struct frame_limits){ 0 };
+	p->quarantine = (uint8_t)id;
+	return id;
+}
+
+int
+quarantine_reserve(struct partition *p, struct table_room *room, uint8_t key_bytes)
+{
+	bool declared = p->quarantine != CORE_MAX_TABLES;
+	int err = partition_reserve_wheel(p, declared ? p->quarantine : p->n_tables, 0);
+
+	if (err != 0)
+		return err;
+	return table_reserve(&p->table, room, 0, key_bytes + QUARANTINE_KEY, 0);
+}
+
+void
+quarantine_begin(struct partition *p, const struct frame_op *give, uint64_t version,
+		 uint32_t now, struct buffer *effects)
+{
+	uint8_t key[TABLE_MAX_KEY];
+	struct table_probe probe;
+	struct frame_op put = { .format = 1, .idle_ms = give->idle_ms, .key = key };
+
+	if (p->quarantine == CORE_MAX_TABLES) {
+		quarantine_declare(p, &quarantine_table);
+		effect_declare(effects, &p->tables[p->quarantine]);
+	}
+	probe = quarantine_probe(p, give, key);
+	put.table = probe.table;
+	put.key_bytes = probe.key_bytes;
+	effect_put(effects, partition_put(p, &probe, &put, version, now));
+}
+
+void
+quarantine_end(struct partition *p, record_id id, struct buffer *effects)
+{
+	const struct record *r = table_record(&p->table, id);
+	struct table_probe probe = { .key = r->bytes + 1, .table = r->bytes[0] };
+	uint32_t member, n_members;
+	record_id range_id = 0;
+
+	if (r->key_bytes > QUARANTINE_KEY) {
+		probe.key_bytes = r->key_bytes - QUARANTINE_KEY;
+		memcpy(&member, probe.key + probe.key_bytes, 4);
+		table_probe(&p->table, &probe, 1);
+		range_id = table_get(&p->table, &probe);
+	}
+	if (range_id != 0) {
+		struct record *range = table_record(&p->table, range_id);
+
+		if (range_size(range, &n_members) && member < n_members) {
+			range_mark(range, member, false);
+			effect_member(effects, range, member, false);
+		}
+	}
+	partition_remove(p, id, effects);
+}
