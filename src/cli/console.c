@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/log.h"
 #include "store/link.h"
 #include "store/resp.h"
 
@@ -23,6 +24,7 @@ enum {
 struct console {
 	struct store_url url;
 	struct link link;
+	char server[WIRE_SHOWN_BYTES];
 	size_t room, bytes;
 	uint8_t *answer;
 };
@@ -136,6 +138,8 @@ console_open(const char *url, unsigned int partition, struct console **out, char
 
 	if (c == NULL)
 		return err;
+	/* Of what goes wrong on the way nothing but the end is of interest. */
+	log_set_level(LOG_ERROR);
 	err = url_parse(url, &c->url, why, why_bytes);
 	if (err != 0)
 		goto free_console;
@@ -173,9 +177,10 @@ console_key(const struct console *c)
 }
 
 const char *
-console_server(const struct console *c)
+console_server(struct console *c)
 {
-	return c->link.name;
+	wire_address_print(&c->link.at, c->server);
+	return c->server;
 }
 
 /* Sends all of it.  False: the link went down. */

@@ -36,7 +36,7 @@ int console_open(const char *url, unsigned int partition, struct console **out, 
 		 size_t why_bytes);
 const char *console_key(const struct console *c);
 /* Where it is: "127.0.0.1:6379". */
-const char *console_server(const struct console *c);
+const char *console_server(struct console *c);
 /* Asks, follows the partition if it has moved, and waits.  -EREMOTEIO: the server refuses;
  * 'why' is its text. */
 int console_ask(struct console *c, const struct console_word *word, unsigned int n,

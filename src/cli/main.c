@@ -34,7 +34,7 @@ static const struct command {
 	  "servers, tables, operations a second; STORE is a URL, or an instance's file",
 	  show_store },
 	{ { "show", "records" }, "STORE FUNCTION.TABLE [FIELD=VALUE]... [--max N] [--json]",
-	  "records of a table, by field: src=10.0.0.1 state=established", show_records },
+	  "records of a table, by field: src=10.0.0.1 state=tcp_established", show_records },
 	{ { "delete", "records" }, "STORE FUNCTION.TABLE FIELD=VALUE... [--max N]",
 	  "deletes them; functions that want to know of it do", delete_records },
 };

@@ -46,7 +46,23 @@ struct connection {				/* Key: nf_connection(). */
 	uint32_t rule;				/* That let it in, from 1; 0: default. */
 };
 
-NF_TABLE(connection, struct flow, struct connection, .idle_ms = 600 * 1000)
+static const char *const state_words[] = {
+#define X(id, option, seconds, help) option,
+	STATES(X)
+#undef X
+	NULL
+};
+
+static const struct nf_field connection_fields[] = {
+	{ "state", NF_FIELD_WORD, offsetof(struct connection, state), 1, state_words },
+	{ "opened", NF_FIELD_UINT, offsetof(struct connection, opened), 1 },
+	{ "finished", NF_FIELD_UINT, offsetof(struct connection, finished), 1 },
+	{ "rule", NF_FIELD_UINT, offsetof(struct connection, rule), 4 },
+	{ 0 }
+};
+
+NF_TABLE(connection, struct flow, struct connection, .idle_ms = 600 * 1000,
+	 .fields = connection_fields)
 
 struct firewall_options {
 	struct config_list rules;		/* struct rule */

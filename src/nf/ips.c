@@ -31,7 +31,15 @@ struct inspection {				/* Key: nf_connection(). */
 	struct direction from[2];		/* By nf_side. */
 };
 
-NF_TABLE(inspection, struct flow, struct inspection, .idle_ms = 7440 * 1000)
+static const struct nf_field inspection_fields[] = {
+	{ "signatures", NF_FIELD_UINT, offsetof(struct inspection, signatures), 4 },
+	{ "blocked", NF_FIELD_UINT, offsetof(struct inspection, blocked), 1 },
+	{ "finished", NF_FIELD_UINT, offsetof(struct inspection, finished), 1 },
+	{ 0 }
+};
+
+NF_TABLE(inspection, struct flow, struct inspection, .idle_ms = 7440 * 1000,
+	 .fields = inspection_fields)
 
 enum signature_action {
 	ALERT,

@@ -49,9 +49,24 @@ static_assert(sizeof(struct slot) == 32, "no padding");
 static void client_expired(struct nf_run *r, const void *key, const void *value);
 static uint32_t pool_spread(const void *key, unsigned int key_bytes);
 
-NF_TABLE(pool, struct pool_key, struct pool, .format = 2, .spread = pool_spread)
+static const struct nf_field pool_fields[] = {
+	{ "address", NF_FIELD_ENDPOINT, offsetof(struct pool_key, address),
+	  sizeof(struct endpoint) },
+	{ "partition", NF_FIELD_UINT, offsetof(struct pool_key, partition), 4 },
+	{ 0 }
+};
+
+static const struct nf_field client_fields[] = {
+	{ "backend", NF_FIELD_ENDPOINT, offsetof(struct client, backend),
+	  sizeof(struct endpoint) },
+	{ "closed", NF_FIELD_UINT, offsetof(struct client, closed), 4 },
+	{ 0 }
+};
+
+NF_TABLE(pool, struct pool_key, struct pool, .format = 2, .spread = pool_spread,
+	 .key_fields = pool_fields)
 NF_TABLE(client, struct flow, struct client, .idle_ms = 7440 * 1000,
-	 .expired = client_expired)
+	 .expired = client_expired, .fields = client_fields)
 
 struct lb_options {
 	struct endpoint address;

@@ -66,10 +66,27 @@ static uint32_t inside_spread(const void *key, unsigned int key_bytes);
 static uint32_t outside_spread(const void *key, unsigned int key_bytes);
 static uint32_t ports_spread(const void *key, unsigned int key_bytes);
 
+static const struct nf_field mapping_fields[] = {
+	{ "to", NF_FIELD_ENDPOINT, offsetof(struct mapping, to), sizeof(struct endpoint) },
+	{ "state", NF_FIELD_WORD, offsetof(struct mapping, state), 1,
+	  (const char *const[]){ "opening", "open", "closing", NULL } },
+	{ 0 }
+};
+
+static const struct nf_field ports_fields[] = {
+	{ "address", NF_FIELD_IP4, offsetof(struct ports_key, address), 4 },
+	{ "first_port", NF_FIELD_UINT, offsetof(struct ports_key, first_port), 2 },
+	{ "protocol", NF_FIELD_PROTOCOL, offsetof(struct ports_key, protocol), 1 },
+	{ "bucket", NF_FIELD_UINT, offsetof(struct ports_key, bucket), 1 },
+	{ "partition", NF_FIELD_UINT, offsetof(struct ports_key, partition), 1 },
+	{ 0 }
+};
+
 NF_TABLE(forward, struct flow, struct mapping, .idle_ms = 300 * 1000, .format = 2,
-	 .expired = mapping_expired, .spread = inside_spread)
-NF_TABLE(reverse, struct flow, struct mapping, .format = 2, .spread = outside_spread)
-NF_RANGE(ports, struct ports_key, .spread = ports_spread)
+	 .expired = mapping_expired, .spread = inside_spread, .fields = mapping_fields)
+NF_TABLE(reverse, struct flow, struct mapping, .format = 2, .spread = outside_spread,
+	 .fields = mapping_fields)
+NF_RANGE(ports, struct ports_key, .spread = ports_spread, .key_fields = ports_fields)
 
 struct nat_options {
 	struct config_list addresses;		/* struct endpoint */

@@ -53,11 +53,24 @@ struct segment {
 
 static_assert(sizeof(struct segment_key) == sizeof(struct flow) + 4, "no padding");
 
+static const struct nf_field stream_fields[] = {
+	{ "expected", NF_FIELD_UINT, offsetof(struct stream, expected), 4 },
+	{ "state", NF_FIELD_UINT, offsetof(struct stream, state), 2 },
+	{ "held", NF_FIELD_UINT, offsetof(struct stream, n_held), 2 },
+	{ 0 }
+};
+
+static const struct nf_field segment_fields[] = {
+	{ "flow", NF_FIELD_FLOW, 0, 0 },
+	{ "seq", NF_FIELD_UINT, offsetof(struct segment_key, seq), 4 },
+	{ 0 }
+};
+
 /* A RST ends both directions. */
 NF_TABLE(stream, struct flow, struct stream, .idle_ms = 7440 * 1000,
-	 .spread = nf_spread_connection)
+	 .spread = nf_spread_connection, .fields = stream_fields)
 NF_TABLE(segment, struct segment_key, struct segment, .idle_ms = HELD_MS,
-	 .spread = nf_spread_connection)
+	 .spread = nf_spread_connection, .key_fields = segment_fields)
 
 struct reassembly_options {
 	uint64_t max_held;			/* 0: not given. */

@@ -178,6 +178,17 @@ add_field(struct record *r, const struct frame_op *op, int64_t *field)
 	       *field <= op->max;
 }
 
+/* Deletes what is as good as deleted, so that ADD and TAKE make a record anew; and so that
+ * a replica which has a group that was told of an absence has the absence as well. */
+static __attribute__((noinline)) void
+drop_gone(const struct apply *a, const struct table_probe *probe)
+{
+	record_id id = table_get(&a->p->table, probe);
+
+	if (id != 0 && partition_gone(a->p, table_record(&a->p->table, id), a->now))
+		partition_remove(a->p, id, a->effects);
+}
+
 /* What an operation that is neither CHECK, PUT nor DELETE asks of its record. */
 static __attribute__((noinline)) enum frame_answer
 op_judge(const struct apply *a, const struct table_probe *probe,
@@ -187,6 +198,8 @@ op_judge(const struct apply *a, const struct table_probe *probe,
 	bool holds = true;
 	int64_t field;
 
+	if (r == NULL)
+		drop_gone(a, probe);
 	if (op->kind == FRAME_ADD)
 		return add_field(r, op, &field) ? FRAME_APPLIED : FRAME_BOUND;
 	if (op->kind == FRAME_SETTLE)
@@ -212,6 +225,8 @@ group_judge(const struct apply *a, const struct group_ops *g)
 
 		if (op->kind == FRAME_CHECK) {
 			r = partition_current(a->p, probe, a->now);
+			if (r == NULL)
+				drop_gone(a, probe);
 			if ((r == NULL ? 0 : r->version) != op->version)
 				return FRAME_CONFLICT;
 		} else if (op->kind > FRAME_DELETE) {
@@ -296,16 +311,6 @@ group_check(const struct apply *a, const struct group_ops *g)
 	return FRAME_APPLIED;
 }
 
-/* Deletes what is as good as deleted, so that ADD and TAKE make a record anew. */
-static void
-drop_gone(const struct apply *a, const struct table_probe *probe)
-{
-	record_id id = table_get(&a->p->table, probe);
-
-	if (id != 0 && partition_gone(a->p, table_record(&a->p->table, id), a->now))
-		partition_remove(a->p, id, a->effects);
-}
-
 static __attribute__((noinline)) void
 write_counter(const struct apply *a, const struct table_probe *probe,
 	      const struct frame_op *op, uint64_t version)
@@ -313,7 +318,6 @@ write_counter(const struct apply *a, const struct table_probe *probe,
 	const struct record *r;
 	int64_t field;
 
-	drop_gone(a, probe);
 	add_field(partition_current(a->p, probe, a->now), op, &field);
 	r = partition_patch(a->p, probe, op, field, version, a->now);
 	effect_patch(a->effects, r, op->offset);
@@ -330,7 +334,6 @@ write_member(const struct apply *a, const struct table_probe *probe,
 		quarantine_begin(a->p, op, version, a->now, a->effects);
 		return;
 	}
-	drop_gone(a, probe);
 	mark.n_members = take ? op->n_members : 0;
 	effect_member(a->effects,
 		      partition_mark(a->p, probe, &mark, take, version, a->now),

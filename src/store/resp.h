@@ -11,7 +11,7 @@
 #include <sys/types.h>
 
 enum {
-	RESP_MAX_LINE = 1024, /* Longer ones are not the server's. */
+	RESP_MAX_LINE = 2048, /* Longer ones are not the server's. */
 	RESP_MAX_HEAD = 24,   /* "$" and 19 digits and "\r\n" */
 };
 

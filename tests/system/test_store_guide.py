@@ -5,9 +5,9 @@ All hosts of the page live in one namespace, each with folders of its own in pla
 /etc/redis and /var/lib/redis.  Servers are started here rather than by the page's
 commands, so that they end with the lab.
 """
+import glob
 import os
 import re
-import time
 
 import pytest
 
@@ -107,6 +107,42 @@ def hosts(lab):
     return Hosts(lab)
 
 
+def said_by_the_code(folder):
+    """All that is in quotes there, with what the compiler joins joined."""
+    text = ""
+    for path in glob.glob(os.path.join(REPO, "src", folder, "*.c")):
+        with open(path, encoding="utf-8") as f:
+            text += re.sub(r'"\s*\n\s*"', "", f.read()).replace('\\"', '"')
+    return text
+
+
+def column(head):
+    """The code in the first column of the table with that head."""
+    with open(GUIDE, encoding="utf-8") as f:
+        table = re.search(rf"^\| {re.escape(head)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", f.read(),
+                          re.M)[1]
+    return [code for row in table.splitlines()
+            for code in re.findall(r"`(.*?)`", row.split(" | ")[0])]
+
+
+def test_the_lines_of_the_page_are_those_of_the_code():
+    code = said_by_the_code("store") + "certificate has expired"    # OpenSSL's.
+    lines = column("line")
+    assert len(lines) > 30
+    for line in lines:
+        for part in re.split(r"\.\.\.|\b[A-Z]{3,}\b|\bN\b|\"", line):
+            part = part.strip(" :,")
+            assert len(part) < 4 or part in code, (line, part)
+
+
+def test_the_fields_of_the_page_are_those_of_the_code():
+    code = said_by_the_code("module")
+    fields = re.findall(r"snf_(\w+)", " ".join(column("in `INFO snf`")))
+    assert len(fields) > 10
+    for field in fields:
+        assert f'"{field}"' in code, field
+
+
 def records(hosts):
     text = hosts.cli(1, "INFO", "snf")
     return int(re.search(r"snf_records:(\d+)", text)[1])
@@ -187,10 +223,9 @@ def test_a_cluster_is_made_and_its_partitions_move(hosts):
     assert hosts.cli(1, "CLUSTER", "COUNTKEYSINSLOT", str(slots[11])) == "1\n"
     hosts.run("spare")
     wait_for(lambda: hosts.cli(1, "CLUSTER", "NODES").count("slave") == 4, 20, "a spare")
-    sent = time.monotonic()
     hosts.cli(4, "CLUSTER", "FAILOVER")
     wait_for(lambda: hosts.cli(4, "ROLE").startswith("master"), 20, "a planned failover")
-    assert time.monotonic() - sent < 20 and "was lost" not in instance.log()
+    assert "was lost" not in instance.log()
 
 
 def test_a_server_with_tls_takes_a_new_certificate(hosts):

@@ -216,6 +216,53 @@ replay_may_lack_memory(void **state)
 	partition_free(empty);
 }
 
+/* Expired records are deleted bit by bit.  A group must not be told of an absence that a
+ * copy, which knows its effects and those before, does not have. */
+static void
+a_copy_has_every_absence_that_a_group_was_told_of(void **state)
+{
+	struct partition *copy = test_partition_new(test_seed);
+	struct frame_value v;
+
+	(void)state;
+	test_declare(copy, "a", 0, 0);
+	partition_declare(copy, &(struct core_declaration){ "b", 16, 16, 1, 0, 0 });
+	for (char key[2] = "a"; key[0] <= 'd'; key[0]++) {
+		test_group(&t.frame, (uint64_t)key[0]);
+		test_put(&t.frame, 0, key, "v", 100);
+		test_group_end(&t.frame);
+	}
+	apply();
+	t.now_ms += 1000;
+	test_group(&t.frame, 10);
+	test_check(&t.frame, 0, "a", 0);
+	test_put(&t.frame, 0, "x", "v", 0);
+	expect_group(FRAME_APPLIED);
+	test_group(&t.frame, 11);
+	test_check(&t.frame, 0, "b", 'b');
+	test_put(&t.frame, 0, "x", "w", 0);
+	expect_group(FRAME_CONFLICT);
+	test_group(&t.frame, 12);
+	test_take(&t.frame, 0, "c", 64, 1);
+	expect_group(FRAME_APPLIED);
+	test_group(&t.frame, 13);
+	test_give(&t.frame, 0, "d", 0, 1);
+	expect_group(FRAME_CONFLICT);
+	/* The copy's clock is at the start: nothing expires there by itself. */
+	assert_int_equal(partition_replay(copy, t.effects.data, t.effects.bytes, 1000), 0);
+	for (char key[2] = "a"; key[0] <= 'd'; key[0]++)
+		test_peek(&t.frame, 0, key);
+	assert_int_equal(test_apply(copy, &t.frame, 2, 1, 1000, &t.reply, NULL), 0);
+	frame_reply_open(t.reply.data, t.reply.bytes, &(struct frame_reply_head){ 0 },
+			 &t.answers);
+	expect(FRAME_MISS);
+	expect(FRAME_MISS);
+	v = expect(FRAME_HIT);
+	assert_int_equal(v.version, 12);
+	expect(FRAME_MISS);
+	partition_free(copy);
+}
+
 int
 main(void)
 {
@@ -224,6 +271,7 @@ main(void)
 		CASE(wrong_effects_are_refused),
 		CASE(wrong_heads_are_not_loaded),
 		CASE(replay_may_lack_memory),
+		CASE(a_copy_has_every_absence_that_a_group_was_told_of),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
