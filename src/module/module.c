@@ -90,15 +90,6 @@ reply_absent(struct RedisModuleCtx *ctx, bool empty)
 
 /* --- SNF.FRAME ----------------------------------------------------------------- */
 
-static uint64_t
-groups_of(const struct partition *p)
-{
-	struct core_counters count;
-
-	partition_count(p, &count);
-	return count.groups;
-}
-
 /* What changed goes to whoever listens.  If nobody does, only the server's count of
  * changes has to rise, for its save points: the frame itself goes nowhere then. */
 static void
@@ -139,7 +130,7 @@ frame_apply(struct RedisModuleCtx *ctx, struct RedisModuleString **argv,
 	const char *frame = RedisModule_StringPtrLen(argv[2], &bytes);
 
 	if (!as_effects)
-		n_groups = groups_of(p);
+		n_groups = partition_groups(p);
 	reply.bytes = 0;
 	effects.bytes = 0;
 	frame_expire(p, now_ms, as_effects);
@@ -148,7 +139,7 @@ frame_apply(struct RedisModuleCtx *ctx, struct RedisModuleString **argv,
 				  RedisModule_GetUsedMemoryRatio() >= 1.0f, &reply,
 				  as_effects ? &effects : NULL);
 
-	if (as_effects ? effects.bytes > 0 : groups_of(p) != n_groups)
+	if (as_effects ? effects.bytes > 0 : partition_groups(p) != n_groups)
 		frame_replicate(ctx, argv, as_effects);
 	if (due_n_waiters > 0 && partition_due_tables(p) != 0) {
 		const char *name = RedisModule_StringPtrLen(argv[1], &bytes);

@@ -62,6 +62,24 @@ window_add(struct apply_window *w)
 	probe->key_bytes = op->key_bytes;
 }
 
+/* The reads that come next; of them nothing but their keys is needed. */
+static inline void
+window_reads(struct apply_window *w, struct frame_cursor *c)
+{
+	for (; w->n_ops < APPLY_WINDOW && c->at < c->end && frame_is_read(c->at);
+	     w->n_ops++) {
+		struct apply_item *item = &w->item[w->n_items++];
+		struct table_probe *probe = &w->probe[w->n_ops];
+
+		item->first = (uint8_t)w->n_ops;
+		item->kind = c->at[0];
+		probe->table = c->at[1];
+		probe->key_bytes = c->at[2];
+		probe->key = c->at + 4;
+		c->at += FRAME_PAD(4u + probe->key_bytes);
+	}
+}
+
 /* Takes operations off a validated frame until the window is full, no group split.
  * Returns false at the end of the frame. */
 static bool
@@ -69,7 +87,11 @@ window_fill(struct apply_window *w, struct frame_cursor *c)
 {
 	w->n_items = 0;
 	w->n_ops = 0;
-	while (w->n_ops < APPLY_WINDOW && frame_next(c, &w->op[w->n_ops]) == 1) {
+	for (;;) {
+		window_reads(w, c);
+		if (w->n_ops >= APPLY_WINDOW || frame_next(c, &w->op[w->n_ops]) != 1)
+			break;
+
 		const struct frame_op *op = &w->op[w->n_ops];
 		struct apply_item *item = &w->item[w->n_items++];
 
@@ -368,6 +390,25 @@ group_write(const struct apply *a, const struct group_ops *g, uint64_t version)
 	}
 }
 
+/* Whether the group is a PUT over a record that needs no memory for it, nor may be refused
+ * for another reason. */
+static inline bool
+is_plain_put(const struct apply *a, const struct group_ops *g)
+{
+	const struct slots *s = &a->p->table.slots;
+	const struct frame_op *op = g->op;
+	record_id id;
+
+	if (g->n != 1 || op->kind != FRAME_PUT || a->refuse ||
+	    a->p->tables[op->table].limit != 0)
+		return false;
+	id = table_get(&a->p->table, g->probe);
+	return id != 0 &&
+	       s->chunks[id >> TABLE_SLOT_BITS].class ==
+		       slots_class(s, op->key_bytes, op->value_bytes) &&
+	       (op->idle_ms == 0 || a->p->wheel[op->table][op->rank] != NULL);
+}
+
 static void
 apply_group(struct apply *a, const struct apply_item *item)
 {
@@ -381,7 +422,7 @@ apply_group(struct apply *a, const struct apply_item *item)
 	if (a->repeat != NULL) {
 		answer = client_answer(a->repeat->answers, a->n_groups);
 	} else {
-		answer = group_check(a, &g);
+		answer = is_plain_put(a, &g) ? FRAME_APPLIED : group_check(a, &g);
 		client_answer_set(a->answers, a->n_groups, answer);
 		if (answer == FRAME_APPLIED)
 			group_write(a, &g, item->version);

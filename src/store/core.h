@@ -158,6 +158,8 @@ int partition_scan(struct partition *p, uint64_t now_ms, unsigned int table,
 		   unsigned int max, uint64_t *cursor, struct buffer *out);
 
 void partition_count(const struct partition *p, struct core_counters *out);
+/* How many groups there were. */
+uint64_t partition_groups(const struct partition *p);
 
 /*
  * The partition as bytes: 'emit' is called with pieces that partition_load() (for

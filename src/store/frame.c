@@ -106,8 +106,6 @@ frame_next_key(struct frame_cursor *c, size_t left, uint64_t word, struct frame_
 {
 	size_t bytes;
 
-	op->table = (uint8_t)(word >> 8);
-	op->key_bytes = (uint8_t)(word >> 16);
 	op->key = c->at + FRAME_KEY_OP;
 	bytes = FRAME_PAD(FRAME_KEY_OP + op->key_bytes);
 	if (left < bytes || (uint8_t)(word >> 24) != 0)
@@ -132,8 +130,6 @@ frame_next_check(struct frame_cursor *c, size_t left, uint64_t word, struct fram
 {
 	size_t bytes;
 
-	op->table = (uint8_t)(word >> 8);
-	op->key_bytes = (uint8_t)(word >> 16);
 	op->key = c->at + FRAME_LONG_OP;
 	bytes = FRAME_LONG_OP + FRAME_PAD(op->key_bytes);
 	if (left < bytes || word >> 24 != 0)
@@ -149,9 +145,6 @@ frame_next_put(struct frame_cursor *c, size_t left, uint64_t word, struct frame_
 	size_t bytes;
 	uint64_t idle_ms;
 
-	op->table = (uint8_t)(word >> 8);
-	op->key_bytes = (uint8_t)(word >> 16);
-	op->format = (uint8_t)(word >> 24);
 	op->value_bytes = (uint16_t)(word >> 32);
 	op->value = c->at + FRAME_LONG_OP;
 	op->key = op->value + FRAME_PAD(op->value_bytes);
@@ -172,8 +165,6 @@ frame_next_pick(struct frame_cursor *c, size_t left, uint64_t word, struct frame
 {
 	size_t bytes;
 
-	op->table = (uint8_t)(word >> 8);
-	op->key_bytes = (uint8_t)(word >> 16);
 	op->n_members = (uint32_t)(word >> 32);
 	op->key = c->at + FRAME_PICK_OP;
 	bytes = FRAME_PICK_OP + FRAME_PAD(op->key_bytes);
@@ -189,9 +180,6 @@ frame_next_add(struct frame_cursor *c, size_t left, uint64_t word, struct frame_
 	size_t bytes;
 	uint64_t idle_ms;
 
-	op->table = (uint8_t)(word >> 8);
-	op->key_bytes = (uint8_t)(word >> 16);
-	op->format = (uint8_t)(word >> 24);
 	op->value_bytes = (uint16_t)(word >> 32);
 	op->offset = (uint16_t)(word >> 48);
 	op->key = c->at + FRAME_ADD_OP;
@@ -217,9 +205,6 @@ frame_next_member(struct frame_cursor *c, size_t left, uint64_t word, struct fra
 	size_t bytes;
 	uint64_t member;
 
-	op->table = (uint8_t)(word >> 8);
-	op->key_bytes = (uint8_t)(word >> 16);
-	op->format = (uint8_t)(word >> 24);
 	op->n_members = op->idle_ms = (uint32_t)(word >> 32);
 	op->key = c->at + FRAME_LONG_OP;
 	bytes = FRAME_LONG_OP + FRAME_PAD(op->key_bytes);
@@ -242,7 +227,9 @@ frame_next(struct frame_cursor *c, struct frame_op *op)
 	if (left < FRAME_ALIGN)
 		return left == 0 ? 0 : -EBADMSG;
 	word = load_u64(c->at);
-	op->kind = (uint8_t)word;
+	/* Kind, table, key_bytes and format, as they lie there: one store, for who reads
+	 * several of them at once behind single ones would wait for all of these. */
+	memcpy(op, &word, 4);
 	switch (op->kind) {
 	case FRAME_READ:
 	case FRAME_PEEK:
@@ -383,6 +370,27 @@ validate_alone(const struct frame_op *op, const struct frame_limits *tables,
 	return 0;
 }
 
+/* Takes all reads off that come next: the most of most frames.  0 or -EBADMSG. */
+static inline int
+validate_reads(struct frame_cursor *c, const struct frame_limits *tables,
+	       unsigned int n_tables, struct frame_shape *shape)
+{
+	struct frame_op op;
+
+	while ((size_t)(c->end - c->at) >= FRAME_ALIGN && frame_is_read(c->at)) {
+		uint64_t word = load_u64(c->at);
+
+		memcpy(&op, &word, 4);
+		if (frame_next_key(c, (size_t)(c->end - c->at), word, &op) != 1 ||
+		    !key_fits(&op, tables, n_tables))
+			return -EBADMSG;
+		shape->n_answers++;
+		shape->max_reply_bytes +=
+			FRAME_LONG_OP + FRAME_PAD(tables[op.table].value_max);
+	}
+	return 0;
+}
+
 int
 frame_validate(struct frame_cursor c, const struct frame_limits *tables,
 	       unsigned int n_tables, struct frame_shape *shape)
@@ -391,7 +399,12 @@ frame_validate(struct frame_cursor c, const struct frame_limits *tables,
 	int more;
 
 	*shape = (struct frame_shape){ .max_reply_bytes = FRAME_REPLY_HEAD_BYTES };
-	while ((more = frame_next(&c, &op)) == 1) {
+	for (;;) {
+		if (validate_reads(&c, tables, n_tables, shape) != 0)
+			return -EBADMSG;
+		more = frame_next(&c, &op);
+		if (more != 1)
+			return more;
 		if (op.kind == FRAME_GROUP) {
 			if (validate_group(&c, &op, tables, n_tables) != 0)
 				return -EBADMSG;
@@ -400,15 +413,10 @@ frame_validate(struct frame_cursor c, const struct frame_limits *tables,
 			shape->max_reply_bytes += FRAME_ALIGN;
 		} else if (!key_fits(&op, tables, n_tables)) {
 			return -EBADMSG;
-		} else if (op.kind <= FRAME_PEEK) {
-			shape->n_answers++;
-			shape->max_reply_bytes +=
-				FRAME_LONG_OP + FRAME_PAD(tables[op.table].value_max);
 		} else if (validate_alone(&op, tables, shape) != 0) {
 			return -EBADMSG;
 		}
 	}
-	return more;
 }
 
 void

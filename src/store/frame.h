@@ -145,6 +145,16 @@ struct frame_cursor {
 	const uint8_t *at, *end;
 };
 
+static_assert(offsetof(struct frame_op, format) == 3, "the first bytes, as they lie there");
+
+/* Whether a READ or PEEK lies here: kind, table, key_bytes, 0, key. */
+static inline bool
+frame_is_read(const uint8_t *at)
+{
+	static_assert(FRAME_READ == 1 && FRAME_PEEK == 2, "one comparison");
+	return (uint8_t)(at[0] - 1) < FRAME_PEEK;
+}
+
 /* A frame or reply being written.  Writers return false, and write nothing, if
  * it does not fit. */
 struct frame {

@@ -171,6 +171,16 @@ partition_ticks(uint32_t idle_ms)
 	return idle_ms / WHEEL_TICK_MS + (idle_ms % WHEEL_TICK_MS != 0);
 }
 
+uint64_t
+partition_groups(const struct partition *p)
+{
+	uint64_t n = 0;
+
+	for (unsigned int i = 0; i < FRAME_N_ANSWERS; i++)
+		n += p->n_answers[i];
+	return n;
+}
+
 void
 partition_count(const struct partition *p, struct core_counters *out)
 {
