@@ -33,7 +33,7 @@
 enum {
 	CORE_MAX_TABLES = 32,
 	CORE_TABLE_NAME = 32,			/* Bytes, with the final 0. */
-	CORE_CLIENT_FRAMES = 64,		/* Remembered frames of each client. */
+	CORE_CLIENT_FRAMES = FRAME_REMEMBERED,	/* Of each client. */
 	CORE_LEASE_MS = 1000,
 	CORE_MAX_PARTITIONS = 64,		/* Of one store. */
 	WHEEL_TICK_MS = 100,			/* What partition_expire() counts in. */
@@ -89,7 +89,8 @@ uint32_t partition_siblings(const struct partition *p);
 /*
  * Makes sure that a table of that name exists.  Returns its id (stable for the
  * partition's life, saved with it), or -EINVAL (name, limits or flags out of range),
- * -EEXIST (there is one with other key_max or value_max), -ENOSPC.  Format, flags and
+ * -EEXIST (there is one with another key_max, or with another value_max, unless the
+ * longer one comes with the higher format and stays), -ENOSPC.  Format, flags and
  * limit may differ from one instance to another during an upgrade: the highest format
  * is kept, the last flags and limit.
  */

@@ -64,6 +64,7 @@ enum {
 	FRAME_MAX_GROUP_OPS = 32,
 	FRAME_HEAD_BYTES = 40,
 	FRAME_REPLY_HEAD_BYTES = 16,
+	FRAME_REMEMBERED = 64,			/* Of a client, those with groups. */
 };
 
 enum frame_op_kind {

@@ -89,6 +89,18 @@ declaration_ok(const struct core_declaration *d)
 	       d->flags != (CORE_LEASED | CORE_EVICT);
 }
 
+/* A newer format may have longer values, and an older one shorter ones: both are used while
+ * instances of two releases share the store. */
+static bool
+sizes_agree(const struct core_table *t, const struct core_declaration *d)
+{
+	if (d->key_max != t->key_max)
+		return false;
+	return d->value_max == t->value_max ||
+	       (d->format > t->format && d->value_max > t->value_max) ||
+	       (d->format < t->format && d->value_max < t->value_max);
+}
+
 int
 partition_add_table(struct partition *p, const struct core_declaration *d)
 {
@@ -104,11 +116,12 @@ partition_add_table(struct partition *p, const struct core_declaration *d)
 		*t = (struct core_table){ .key_max = d->key_max,
 					  .value_max = d->value_max };
 		strcpy(t->name, d->name);
-		p->limits[id] = (struct frame_limits){ d->key_max, d->value_max };
 		p->n_tables++;
 	}
-	if (t->key_max != d->key_max || t->value_max != d->value_max)
+	if (!sizes_agree(t, d))
 		return -EEXIST;
+	t->value_max = t->value_max > d->value_max ? t->value_max : d->value_max;
+	p->limits[id] = (struct frame_limits){ t->key_max, t->value_max };
 	t->format = t->format > d->format ? t->format : d->format;
 	t->flags = d->flags;
 	t->limit = d->limit;

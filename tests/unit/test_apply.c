@@ -430,6 +430,12 @@ declarations(void **state)
 		{ "leases that are evicted", { "d", 64, 8, 1, 3, 5 }, -EINVAL },
 		{ "a newer format, flags and a limit", { "b", 16, 100, 3, 2, 7 }, 1 },
 		{ "an older format, and neither", { "b", 16, 100, 2, 1, 0 }, 1 },
+		{ "a shorter value of it", { "b", 16, 99, 2, 1, 0 }, 1 },
+		{ "one of the same format", { "b", 16, 99, 3, 1, 0 }, -EEXIST },
+		{ "a longer one of an older", { "b", 16, 101, 2, 1, 0 }, -EEXIST },
+		{ "a shorter one of a newer", { "b", 16, 99, 4, 1, 0 }, -EEXIST },
+		{ "a longer one of a newer", { "b", 16, 120, 4, 1, 0 }, 1 },
+		{ "what was there before", { "b", 16, 100, 3, 1, 0 }, 1 },
 	};
 
 	(void)state;
@@ -437,7 +443,8 @@ declarations(void **state)
 		if (partition_declare(t.partition, &cases[i].d) != cases[i].want)
 			fail_msg("not so: %s", cases[i].name);
 	}
-	assert_int_equal(table(1)->format, 3);
+	assert_int_equal(table(1)->value_max, 120);
+	assert_int_equal(table(1)->format, 4);
 	assert_int_equal(table(1)->flags, CORE_LEASED);
 	assert_int_equal(table(1)->limit, 0);
 }
