@@ -11,16 +11,16 @@
 static int
 run_command(int n, char **arguments)
 {
-	return n == 1 ? instance_run(arguments[0]) : INSTANCE_USAGE;
+	return n == 1 ? instance_run(arguments[0]) : CLI_USAGE;
 }
 
 static int
 check_command(int n, char **arguments)
 {
-	return n == 1 ? instance_check(arguments[0]) : INSTANCE_USAGE;
+	return n == 1 ? instance_check(arguments[0]) : CLI_USAGE;
 }
 
-/* 'run' gets the arguments behind the words and returns an exit code. */
+/* 'run' gets the arguments behind the words and returns an exit code, or CLI_USAGE. */
 static const struct command {
 	const char *words[2];
 	const char *arguments, *help;
@@ -74,7 +74,7 @@ main(int argc, char **argv)
 
 		int code = commands[i].run(argc - 1 - n_words, argv + 1 + n_words);
 
-		if (code == INSTANCE_USAGE)
+		if (code == CLI_USAGE)
 			break;
 		return code;
 	}

@@ -304,7 +304,7 @@ show_records(int n, char **arguments)
 	struct query q = { 0 };
 
 	if (n < 2 || !parse(&q, n - 2, arguments + 2))
-		return INSTANCE_USAGE;
+		return CLI_USAGE;
 	q.known = find_known(arguments[1]);
 	return run(&q, "snf show records", arguments[0], arguments[1]);
 }
@@ -317,7 +317,7 @@ delete_records(int n, char **arguments)
 
 	/* Without a field all would go: that has to be said. */
 	if (n < 3 || !parse(&q, n - 2, arguments + 2) || q.n_wanted == 0 || q.json)
-		return INSTANCE_USAGE;
+		return CLI_USAGE;
 	q.known = find_known(arguments[1]);
 	if (getentropy(&q.client, sizeof(q.client)) != 0)
 		return INSTANCE_FAILED;

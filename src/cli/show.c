@@ -227,7 +227,7 @@ show_store(int n, char **arguments)
 	int err;
 
 	if (n < 1 || n > 2 || (n == 2 && !json))
-		return INSTANCE_USAGE;
+		return CLI_USAGE;
 	err = cli_open(&s, arguments[0]);
 	if (err == 0)
 		err = sample_take(&s, &old);

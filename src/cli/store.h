@@ -11,6 +11,7 @@ enum {
 	CLI_MAX_PARTITIONS = 64,
 	CLI_MAX_TABLES = 32,
 	CLI_WHY = 320,
+	CLI_USAGE = -1,				/* Instead of an exit code: say how. */
 };
 
 /* A table, as one partition or all together have it: what SNF.TABLES says. */

@@ -31,6 +31,7 @@
  * Options:
  *   .idle_ms   after which a record that nobody touches is deleted (0: never)
  *   .format    the version of the value's layout, to be raised when it changes
+ *   .upgrade, .downgrade  make a value of this format of an older one, and back: below
  *   .expired   called instead of deleting the record: see below
  *   .fields    names and places of the value's fields, for people (fields.h);
  *   .key_fields  the same of the key's, unless that is a flow or an endpoint
@@ -43,6 +44,14 @@
  * deleted with its writes, and none of it happens if somebody touched the record
  * meanwhile; so it must not read that record itself, only use what it is given.  It may
  * write it anew.  Of all instances one runs it; if that dies, another does.
+ *
+ * A record of another format is refused, unless it is older and '.upgrade' makes a value
+ * of it, 'value' being zeros before.  So a new release reads what the last one wrote; and
+ * the last one reads what the new one writes while its file has 'tables.NAME.format', for
+ * then '.downgrade' makes the values ('old' being zeros before).  Both return the length
+ * of what they made; 0: they cannot.  Whether '.downgrade' can, depends on 'to' alone.
+ * Values of all formats have at most NF_MAX_VALUE_BYTES.  A field that is added to keeps
+ * its place, and zeros mean the same, in all formats: the store adds, whatever it is.
  *
  * NF_RANGE(name, key type, .option = ...) makes ranges of members 0 to n_members - 1, by
  * key; one that is absent is all free:
@@ -76,6 +85,10 @@ struct nf_table {
 	uint32_t idle_ms;
 	void (*expired)(struct nf_run *r, const void *key, const void *value);
 	uint32_t (*spread)(const void *key, unsigned int key_bytes);
+	unsigned int (*upgrade)(uint8_t from, const void *old, unsigned int old_bytes,
+				void *value);
+	unsigned int (*downgrade)(uint8_t to, const void *value, unsigned int value_bytes,
+				  void *old);
 	const struct nf_field *key_fields, *fields;	/* For people: fields.h. */
 };
 
@@ -122,6 +135,10 @@ void nf_table_take(struct nf_run *r, const struct nf_table *t, const void *key,
 		   unsigned int key_bytes, uint32_t n_members, uint32_t member);
 void nf_table_give(struct nf_run *r, const struct nf_table *t, const void *key,
 		   unsigned int key_bytes, uint32_t member, uint32_t quarantine_ms);
+/* How long a value of 'value_bytes' zeros is in that format; 0: the table does not write
+ * it. */
+unsigned int nf_table_bytes(const struct nf_table *t, uint8_t format,
+			    unsigned int value_bytes);
 /* Called by the typed reads: a value that is not 'want' bytes long is refused. */
 const void *nf_table_sized(struct nf_run *r, const void *value, unsigned int bytes,
 			   unsigned int want);

@@ -9,6 +9,10 @@
  *
  * Each key lies in one partition, and a frame goes to each.  Reads may come from
  * anywhere; a group is one partition's, and names the versions of what was read there.
+ *
+ * Handlers know one format of a table, the newest.  Records of older ones are made into
+ * it as they are read, and the other way round as they are written, if the instance's
+ * file asks for that; versions are the records' in any case.
  */
 #include "pipe/run.h"
 
@@ -41,6 +45,81 @@ nf_table_partition(const struct nf_run *r, const struct nf_table *t, const void 
 		   unsigned int key_bytes)
 {
 	return part_of(context_of(r), t, key, key_bytes);
+}
+
+/* --- formats ------------------------------------------------------------------ */
+
+unsigned int
+run_upgrade(const struct nf_table *t, uint8_t from, const void *old,
+	    unsigned int old_bytes, void *value)
+{
+	unsigned int n;
+
+	if (from >= t->format || t->upgrade == NULL)
+		return 0;
+	memset(value, 0, t->value_max);
+	n = t->upgrade(from, old, old_bytes, value);
+	assert(n <= t->value_max);
+	return n;
+}
+
+/* Makes a value of an older format, in a buffer that the next call overwrites. */
+static __rte_noinline const void *
+downgrade(struct nf_run *r, const struct nf_table *t, uint8_t to, const void *value,
+	  unsigned int *value_bytes)
+{
+	void *old = r->pipe->downgraded;
+
+	memset(old, 0, NF_MAX_VALUE_BYTES);
+	*value_bytes = t->downgrade(to, value, *value_bytes, old);
+	assert(*value_bytes > 0 && *value_bytes <= NF_MAX_VALUE_BYTES);
+	return old;
+}
+
+unsigned int
+nf_table_bytes(const struct nf_table *t, uint8_t format, unsigned int value_bytes)
+{
+	uint64_t zeros[NF_MAX_VALUE_BYTES / 8] = { 0 };
+	uint64_t old[NF_MAX_VALUE_BYTES / 8] = { 0 };
+
+	if (format == t->format)
+		return value_bytes;
+	if (format > t->format || t->downgrade == NULL)
+		return 0;
+	return t->downgrade(format, zeros, value_bytes, old);
+}
+
+void
+run_refused(struct pipe *p, uint8_t table, uint8_t format)
+{
+	unsigned int n = atomic_load_explicit(&p->n_refusals, memory_order_relaxed);
+	struct pipe_refusal *refusal = p->refusal;
+
+	while (refusal < p->refusal + n &&
+	       (refusal->table != table || refusal->format != format))
+		refusal++;
+	if (refusal == p->refusal + PIPE_MAX_REFUSALS)
+		return;
+	if (refusal == p->refusal + n) {
+		refusal->table = table;
+		refusal->format = format;
+		atomic_store_explicit(&p->n_refusals, n + 1, memory_order_release);
+	}
+	atomic_fetch_add_explicit(&refusal->n, 1, memory_order_relaxed);
+}
+
+const struct pipe_refusal *
+pipe_refusals(const struct pipe *p, unsigned int *n)
+{
+	*n = atomic_load_explicit(&p->n_refusals, memory_order_acquire);
+	return p->refusal;
+}
+
+void
+pipe_set_formats(struct pipe *p, const uint8_t *format)
+{
+	for (unsigned int i = 0; i < STORE_MAX_TABLES; i++)
+		atomic_store_explicit(&p->format[i], format[i], memory_order_relaxed);
 }
 
 /* --- reads -------------------------------------------------------------------- */
@@ -95,6 +174,23 @@ ask_new(struct nf_run *r, const struct nf_table *t, const void *key,
 	ask(c, v, key, n_members);
 }
 
+/* A value of another format.  It lives until the next execution. */
+static __rte_noinline const void *
+read_other(struct nf_run *r, const struct nf_table *t, const struct run_value *v,
+	   unsigned int *value_bytes)
+{
+	void *value = r->pipe->upgraded[v - r->value];
+	unsigned int n = run_upgrade(t, v->format, v->value, v->value_bytes, value);
+
+	if (n == 0) {
+		r->unreadable = r->n_asked;
+		return NULL;
+	}
+	if (value_bytes != NULL)
+		*value_bytes = n;
+	return value;
+}
+
 const void *
 nf_table_read(struct nf_run *r, const struct nf_table *t, const void *key,
 	      unsigned int key_bytes, enum nf_ask how, unsigned int *value_bytes)
@@ -105,10 +201,8 @@ nf_table_read(struct nf_run *r, const struct nf_table *t, const void *key,
 		ask_new(r, t, key, key_bytes, (enum run_ask)how, 0);
 		return NULL;
 	}
-	if (unlikely(v->value != NULL && v->format != t->format)) {
-		r->unreadable = true;
-		return NULL;
-	}
+	if (unlikely(v->value != NULL && v->format != t->format))
+		return read_other(r, t, v, value_bytes);
 	if (value_bytes != NULL)
 		*value_bytes = v->value_bytes;
 	return v->value;
@@ -119,7 +213,7 @@ nf_table_sized(struct nf_run *r, const void *value, unsigned int bytes, unsigned
 {
 	if (likely(value == NULL || bytes == want))
 		return value;
-	r->unreadable = true;
+	r->unreadable = r->n_asked;
 	return NULL;
 }
 
@@ -192,13 +286,16 @@ write_slot(struct nf_run *r, const struct nf_table *t, const void *key,
 	   unsigned int key_bytes, enum frame_op_kind op)
 {
 	uint8_t part = part_of(context_of(r), t, key, key_bytes);
+	uint8_t format = atomic_load_explicit(&r->pipe->format[t->index],
+					      memory_order_relaxed);
 
 	assert(r->n_writes < NF_MAX_WRITES);
 
 	struct run_write *w = &r->write[r->n_writes];
 
 	*w = (struct run_write){ .table = t->index, .key_bytes = (uint8_t)key_bytes,
-				 .format = t->format, .op = (uint8_t)op };
+				 .format = format != 0 ? format : t->format,
+				 .op = (uint8_t)op };
 	for (unsigned int i = 0; i < r->n_writes; i++) {
 		const struct run_write *before = &r->write[i];
 
@@ -220,9 +317,11 @@ nf_table_write(struct nf_run *r, const struct nf_table *t, const void *key,
 	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_PUT);
 
 	assert(value_bytes <= t->value_max);
+	if (unlikely(w->format != t->format))
+		value = downgrade(r, t, w->format, value, &value_bytes);
 	w->value_bytes = (uint16_t)value_bytes;
 	w->value = frame_put(&context_of(r)->writes, t->index, key, (uint8_t)key_bytes,
-			     t->format, value, (uint16_t)value_bytes, (uint8_t)rank,
+			     w->format, value, (uint16_t)value_bytes, (uint8_t)rank,
 			     idle_ms);
 	assert(w->value != NULL);		/* RUN_WRITE_BYTES */
 	w->key = w->value + FRAME_PAD(value_bytes);
@@ -254,10 +353,13 @@ nf_table_add(struct nf_run *r, const struct nf_table *t, const void *key,
 	struct run_context *c = context_of(r);
 	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_ADD);
 
-	assert(value_bytes <= t->value_max && offset + sizeof(delta) <= value_bytes);
+	assert(value_bytes <= t->value_max);
+	if (unlikely(w->format != t->format))
+		value_bytes = nf_table_bytes(t, w->format, value_bytes);
+	assert(offset + sizeof(delta) <= value_bytes);
 	assert(min <= max);
 	write_key(c, w, frame_add(&c->writes, t->index, key, (uint8_t)key_bytes,
-				  t->format, (uint16_t)value_bytes, (uint16_t)offset,
+				  w->format, (uint16_t)value_bytes, (uint16_t)offset,
 				  t->idle_ms, (int64_t[3]){ delta, min, max }));
 }
 

@@ -98,6 +98,7 @@ start_pipe(struct instance *in, unsigned int i)
 		.pass_unseen = in->settings->on_store_loss == 1,
 	};
 
+	settings_formats(in->settings, config.format);
 	err = worker_start(&config, &in->worker[i]);
 	if (err != 0)
 		return failed("cannot start a pipe", strerror(-err));
@@ -127,7 +128,8 @@ start(struct instance *in)
 			return err;
 	}
 	in->stats = (struct stats_source){ &in->ports, in->pipe, in->n_pipes, in->store,
-					   s->nf->name };
+					   s->nf, { NULL } };
+	nf_tables(s->nf, 0, in->stats.table, STORE_MAX_TABLES);
 	stats_serve(&in->stats);
 	return 0;
 }
@@ -156,6 +158,7 @@ stop(struct instance *in)
 		worker_stop(in->worker[i], in->settings->store_timeout_ms);
 	if (in->stats.n_pipes > 0) {
 		write_alerts(in);
+		stats_refused(&in->stats);
 		stats_log(&in->stats);
 	}
 	for (unsigned int i = 0; i < in->n_pipes; i++) {
@@ -171,12 +174,13 @@ stop(struct instance *in)
 	settings_free(in->settings);
 }
 
-/* What the file says now, for a running instance: the function's section.  A file
- * that is wrong changes nothing. */
+/* What the file says now, for a running instance: the function's section, and which
+ * formats are written.  A file that is wrong changes nothing. */
 static void
 reload(struct instance *in)
 {
 	struct settings *old = in->settings, *new;
+	uint8_t format[STORE_MAX_TABLES];
 	char ignored[256];
 
 	if (settings_load(in->path, &new) != 0) {
@@ -192,8 +196,11 @@ reload(struct instance *in)
 		settings_free(new);
 		return;
 	}
-	for (unsigned int i = 0; i < in->n_pipes; i++)
+	settings_formats(new, format);
+	for (unsigned int i = 0; i < in->n_pipes; i++) {
+		pipe_set_formats(in->pipe[i], format);
 		worker_set_static(in->worker[i], new->nf_static);
+	}
 	in->settings = new;
 	settings_free(old);
 	log_info("snf", "%s: reloaded, in force from the next packet", in->path);
@@ -233,6 +240,7 @@ serve(struct instance *in, int signals)
 		int n = poll(&fd, 1, HOUSEKEEPING_MS);
 
 		write_alerts(in);
+		stats_refused(&in->stats);
 		if (n <= 0 || read(signals, &info, sizeof(info)) != sizeof(info))
 			continue;
 		if (info.ssi_signo == SIGHUP) {

@@ -34,6 +34,7 @@ struct settings {
 		uint64_t limit;
 		int full;			/* 1: evict. */
 		int commit;			/* -1: as all tables. */
+		uint64_t format;		/* 0: the newest. */
 	} table[STORE_MAX_TABLES];		/* By the function's tables. */
 	uint64_t pipes_min, pipes_max;
 	uint64_t memory_mb;
@@ -48,6 +49,8 @@ int settings_load(const char *path, struct settings **out);
 void settings_free(struct settings *s);		/* NULL is ignored. */
 /* The function's tables as the file has them, for pipe_tables(). */
 void settings_tables(const struct settings *s, struct pipe_table *wanted);
+/* The formats that the file wants records in, for pipe_set_formats(). */
+void settings_formats(const struct settings *s, uint8_t format[STORE_MAX_TABLES]);
 /* Keys, separated by ", ", whose values differ and that a running instance does not take
  * over; "" if there are none. */
 void settings_ignored(const struct settings *old, const struct settings *new, char *text,
@@ -64,12 +67,16 @@ struct stats_source {
 	struct pipe *const *pipe;
 	unsigned int n_pipes;
 	struct store *const *store;
-	const char *function;
+	const struct nf *nf;
+	struct nf_table *table[STORE_MAX_TABLES];
 };
 
 /* Serves them on DPDK's telemetry socket as /snf/stats; 'source' stays the caller's
  * and must outlive the process' answers. */
 void stats_serve(const struct stats_source *source);
+/* Logs which formats of which tables could not be read lately: a line for each of them,
+ * and another no sooner than ten minutes later.  To be called every now and then. */
+void stats_refused(const struct stats_source *source);
 /* What happened, for the log. */
 void stats_log(const struct stats_source *source);
 /* Writes an alert to 'f', as a line of Suricata's EVE JSON. */

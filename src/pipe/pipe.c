@@ -339,6 +339,19 @@ pipe_health(const struct pipe *p)
 	return atomic_load_explicit(&p->health, memory_order_relaxed);
 }
 
+/* The longest value that may be written, in any format. */
+static uint16_t
+value_max(const struct nf_table *t)
+{
+	unsigned int n, max = t->value_max;
+
+	for (unsigned int format = 1; format < t->format; format++) {
+		n = nf_table_bytes(t, (uint8_t)format, t->value_max);
+		max = RTE_MAX(max, n);
+	}
+	return (uint16_t)max;
+}
+
 unsigned int
 pipe_tables(const struct nf *nf, const struct pipe_table *wanted,
 	    struct store_table *declared)
@@ -350,7 +363,7 @@ pipe_tables(const struct nf *nf, const struct pipe_table *wanted,
 		const struct nf_table *t = table[i];
 
 		declared[i] = (struct store_table){
-			.key_max = t->key_max, .value_max = t->value_max,
+			.key_max = t->key_max, .value_max = value_max(t),
 			.format = t->format, .leased = t->expired != NULL,
 			.evict = wanted[i].evict, .commit = wanted[i].commit,
 			.limit = wanted[i].limit,
@@ -395,6 +408,7 @@ pipe_open(const struct pipe_config *config, struct pipe **out)
 		.touches = { p->touch_buffer, p->touch_buffer,
 			     p->touch_buffer + sizeof(p->touch_buffer) },
 	};
+	pipe_set_formats(p, config->format);
 	order_init(&p->order, secret[2]);
 	*out = p;
 	return 0;

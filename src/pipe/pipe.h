@@ -19,6 +19,7 @@ enum {
 	PIPE_BURST = 64,			/* Packets of one receive. */
 	PIPE_BATCH = 128,			/* New runs in one batch: bench/pipe. */
 	PIPE_RESIDENCE_BUCKETS = 512,
+	PIPE_MAX_REFUSALS = 16,			/* Tables' formats told apart. */
 };
 
 /* Where the cycles go. */
@@ -78,6 +79,12 @@ struct pipe_alert {
 	bool dropped;
 };
 
+/* Records of a format that this release does not read: how many were met. */
+struct pipe_refusal {
+	_Atomic uint64_t n;
+	uint8_t table, format;			/* The table by its index. */
+};
+
 struct pipe;
 
 struct pipe_config {
@@ -87,6 +94,7 @@ struct pipe_config {
 	struct port *port[2];			/* By nf_side; likewise. */
 	bool pass_unseen;			/* Packets that the store does not answer
 						 * for, instead of dropping them. */
+	uint8_t format[STORE_MAX_TABLES];	/* As for pipe_set_formats(). */
 };
 
 /* Bytes that mbufs need as private area. */
@@ -118,9 +126,14 @@ bool pipe_drained(const struct pipe *p);
 bool pipe_ended(const struct pipe *p);
 /* From the next execution on, handlers see this state. */
 void pipe_set_static(struct pipe *p, const void *nf_static);
+/* From now on records are written in these formats, by table; 0: in the newest.  By any
+ * thread. */
+void pipe_set_formats(struct pipe *p, const uint8_t *format);
 const struct pipe_stats *pipe_stats(const struct pipe *p);
 /* How its store was lately; by any thread. */
 enum store_health pipe_health(const struct pipe *p);
+/* What was refused since the start; by any thread. */
+const struct pipe_refusal *pipe_refusals(const struct pipe *p, unsigned int *n);
 /* Takes up to 'max' alerts; any one thread. */
 unsigned int pipe_alerts(struct pipe *p, struct pipe_alert *out, unsigned int max);
 

@@ -13,6 +13,9 @@
 static __rte_noinline enum nf_verdict
 drop_unreadable(struct run_context *c, struct nf_run *r)
 {
+	const struct run_value *v = &r->value[r->unreadable - 1];
+
+	run_refused(r->pipe, v->table, v->format);
 	r->n_writes = 0;
 	r->n_alerts = 0;
 	c->n_touches = 0;
@@ -30,7 +33,7 @@ run_execute(struct run_context *c, struct nf_run *r)
 	r->drop = NF_DROP_VERDICT;
 	r->set_src = false;
 	r->set_dst = false;
-	r->unreadable = false;
+	r->unreadable = 0;
 	if (unlikely(r->emitted != NULL))
 		run_free_emitted(r);
 	c->writes.at = c->writes.start;
@@ -39,7 +42,7 @@ run_execute(struct run_context *c, struct nf_run *r)
 	enum nf_verdict verdict =
 		likely(r->mbuf != NULL) ? c->nf->packet(r) : timer_execute(r);
 
-	if (unlikely(r->unreadable && r->n_pending == 0))
+	if (unlikely(r->unreadable != 0 && r->n_pending == 0))
 		return drop_unreadable(c, r);
 	/* An author's mistake: to wait for nothing would be for ever. */
 	assert(verdict != NF_WAIT || r->n_pending > 0);

@@ -114,7 +114,8 @@ struct nf_run {
 	uint8_t n_alerts;
 	uint8_t drop;				/* enum nf_drop */
 	bool set_src, set_dst;
-	bool unreadable;			/* A value is of another format. */
+	uint8_t unreadable;			/* Which value is of a format that nobody
+						 * here reads, from 1; 0: none. */
 
 	/* Of its way through the pipe. */
 	uint8_t side;				/* enum nf_side: where it came in. */
@@ -282,6 +283,12 @@ void run_take_back(struct run_context *c, struct nf_run *r);
 void run_put_group(struct run_context *c, struct nf_run *r);
 /* The same for touches. */
 void run_put_touches(struct run_context *c);
+/* Makes a value of the table's format of an older one.  Returns its length; 0: it cannot
+ * be done. */
+unsigned int run_upgrade(const struct nf_table *t, uint8_t from, const void *old,
+			 unsigned int old_bytes, void *value);
+/* Counts a record that could not be read. */
+void run_refused(struct pipe *p, uint8_t table, uint8_t format);
 /* The group of a timer's run begins with this. */
 void run_settle(struct nf_run *r, const struct nf_table *t, const void *key,
 		unsigned int key_bytes, uint64_t version);
@@ -329,6 +336,7 @@ struct pipe {
 	bool leases;				/* A table of the function is leased. */
 	unsigned int n_turns;
 	_Atomic uint8_t health;			/* enum store_health, lately. */
+	_Atomic uint8_t format[STORE_MAX_TABLES]; /* Written; 0: the table's own. */
 	uint64_t timers_free;			/* A bit each. */
 	struct nf_table *table[STORE_MAX_TABLES];
 	uint8_t first_side;			/* To receive from in this turn. */
@@ -342,9 +350,14 @@ struct pipe {
 	struct nf_run *finished[PIPE_MAX_LIVE];	/* Ordered ports: by sequence. */
 	_Atomic uint32_t alert_head, alert_tail;
 	struct pipe_alert alert[ALERT_ROOM];
+	_Atomic unsigned int n_refusals;
+	struct pipe_refusal refusal[PIPE_MAX_REFUSALS];
 	uint8_t write_buffer[RUN_WRITE_BYTES];
 	uint8_t touch_buffer[RUN_TOUCH_BYTES];
 	struct timer timer[PIPE_TIMERS];
+	/* Of other formats: what an execution has read, and what it is about to write. */
+	uint64_t upgraded[NF_MAX_READS][NF_MAX_VALUE_BYTES / 8];
+	uint64_t downgraded[NF_MAX_VALUE_BYTES / 8];
 };
 
 static_assert(PIPE_TIMERS == 64, "bits of timers_free");

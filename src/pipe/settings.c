@@ -40,6 +40,8 @@ static const struct config_field table_fields[] = {
 	  .help = "what happens at the limit" },
 	{ "commit", CONFIG_ENUM, offsetof(struct table_settings, commit),
 	  .words = commit_words, .help = "replicas that have to have a write" },
+	{ "format", CONFIG_UINT, offsetof(struct table_settings, format), .min = 1,
+	  .max = UINT8_MAX, .help = "of what is written, as for older instances" },
 	{ 0 },
 };
 
@@ -72,7 +74,7 @@ static const struct config_field fields[] = {
 	{ "log", CONFIG_ENUM, offsetof(struct settings, log_level), .words = log_words,
 	  .help = "the least level that is written" },
 	/* Read when it is known which function runs. */
-	{ "tables", CONFIG_MAP, 0, .help = "limit, full and commit by table" },
+	{ "tables", CONFIG_MAP, 0, .help = "limit, full, commit and format by table" },
 #define X(function) { #function, CONFIG_MAP, 0, .help = "options of " #function },
 	NF_LIST(X)
 #undef X
@@ -142,6 +144,41 @@ load_function(struct settings *s)
 	return 0;
 }
 
+static int
+check_full(const struct table_settings *s, const struct nf_table *t)
+{
+	if (s->full == 0 || t->expired == NULL)
+		return 0;
+	config_error(&s->full,
+		     "tables.%s.full is 'evict', but what expires there has to be "
+		     "settled, want 'refuse'",
+		     t->name);
+	return -EINVAL;
+}
+
+static bool
+writes(const struct nf_table *t, uint64_t format)
+{
+	return nf_table_bytes(t, (uint8_t)format, t->value_max) > 0;
+}
+
+static int
+check_format(const struct table_settings *s, const struct nf_table *t)
+{
+	char known[128] = "";
+	size_t n = 0;
+
+	if (s->format == 0 || writes(t, s->format))
+		return 0;
+	for (unsigned int i = 1; i < t->format && n < sizeof(known); i++)
+		if (writes(t, i))
+			n += (size_t)snprintf(known + n, sizeof(known) - n, "%u, ", i);
+	config_error(&s->format,
+		     "tables.%s.format is %u, want one that this release writes: %s%u",
+		     t->name, (unsigned int)s->format, known, t->format);
+	return -EINVAL;
+}
+
 /* The section "tables", whose keys are those of the function. */
 static int
 load_tables(struct settings *s)
@@ -157,20 +194,17 @@ load_tables(struct settings *s)
 		field[i] = (struct config_field){
 			.key = table[i]->name, .kind = CONFIG_MAP,
 			.offset = i * sizeof(s->table[0]), .fields = table_fields,
-			.help = "limit, full and commit",
+			.help = "limit, full, commit and format",
 		};
 	}
 	err = config_section(s->config, "tables", field, s->table);
 	if (err != 0)
 		return err;
 	for (unsigned int i = 0; i < n; i++) {
-		if (s->table[i].full == 0 || table[i]->expired == NULL)
-			continue;
-		config_error(&s->table[i].full,
-			     "tables.%s.full is 'evict', but what expires there has to "
-			     "be settled, want 'refuse'",
-			     table[i]->name);
-		err = -EINVAL;
+		if (check_full(&s->table[i], table[i]) != 0)
+			err = -EINVAL;
+		if (check_format(&s->table[i], table[i]) != 0)
+			err = -EINVAL;
 	}
 	return err;
 }
@@ -191,6 +225,13 @@ settings_tables(const struct settings *s, struct pipe_table *wanted)
 		wanted[i].evict = t->full == 1;
 		wanted[i].commit = replicas(t->commit >= 0 ? t->commit : s->commit);
 	}
+}
+
+void
+settings_formats(const struct settings *s, uint8_t format[STORE_MAX_TABLES])
+{
+	for (unsigned int i = 0; i < STORE_MAX_TABLES; i++)
+		format[i] = (uint8_t)s->table[i].format;
 }
 
 int
@@ -225,6 +266,19 @@ same_text(const char *a, const char *b)
 	return (a == NULL && b == NULL) || (a != NULL && b != NULL && strcmp(a, b) == 0);
 }
 
+/* But for the formats. */
+static bool
+same_tables(const struct settings *a, const struct settings *b)
+{
+	for (unsigned int i = 0; i < STORE_MAX_TABLES; i++) {
+		const struct table_settings *x = &a->table[i], *y = &b->table[i];
+
+		if (x->limit != y->limit || x->full != y->full || x->commit != y->commit)
+			return false;
+	}
+	return true;
+}
+
 void
 settings_ignored(const struct settings *old, const struct settings *new, char *text,
 		 size_t bytes)
@@ -238,7 +292,7 @@ settings_ignored(const struct settings *old, const struct settings *new, char *t
 		{ "store_timeout", old->store_timeout_ms == new->store_timeout_ms },
 		{ "partitions", old->partitions == new->partitions },
 		{ "commit", old->commit == new->commit },
-		{ "tables", memcmp(old->table, new->table, sizeof(old->table)) == 0 },
+		{ "tables", same_tables(old, new) },
 		{ "on_store_loss", old->on_store_loss == new->on_store_loss },
 		{ "ports.inside", same_text(old->port[0], new->port[0]) },
 		{ "ports.outside", same_text(old->port[1], new->port[1]) },

@@ -9,6 +9,7 @@
 
 #include <arpa/inet.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <time.h>
 
 #include <rte_cycles.h>
@@ -28,6 +29,16 @@ static const char *const stages[PIPE_N_STAGES] = {
 #define X(id, name, help) name,
 	PIPE_STAGES(X)
 #undef X
+};
+
+/* So long a line about a refused format is not repeated. */
+#define REFUSED_AGAIN_S 600
+
+/* A table's format that could not be read, in all pipes together. */
+struct refused {
+	uint8_t table, format;
+	uint64_t n;
+	time_t said_s;				/* When it was logged last. */
 };
 
 static const struct stats_source *served;
@@ -83,22 +94,78 @@ residence_ns(const struct pipe_stats *s, double share)
 	return 0;
 }
 
+/* Its entry in the list, a new one if it has none yet; NULL: the list is full. */
+static struct refused *
+refused_of(struct refused list[PIPE_MAX_REFUSALS], unsigned int *n, uint8_t table,
+	   uint8_t format)
+{
+	struct refused *r = list;
+
+	while (r < list + *n && (r->table != table || r->format != format))
+		r++;
+	if (r == list + PIPE_MAX_REFUSALS)
+		return NULL;
+	if (r == list + *n) {
+		*r = (struct refused){ .table = table, .format = format };
+		++*n;
+	}
+	return r;
+}
+
+static unsigned int
+collect_refused(const struct stats_source *source, struct refused sum[PIPE_MAX_REFUSALS])
+{
+	unsigned int n = 0, n_of_pipe;
+
+	for (unsigned int i = 0; i < source->n_pipes; i++) {
+		const struct pipe_refusal *from =
+			pipe_refusals(source->pipe[i], &n_of_pipe);
+
+		for (; n_of_pipe > 0; n_of_pipe--, from++) {
+			struct refused *r =
+				refused_of(sum, &n, from->table, from->format);
+
+			if (r != NULL)
+				r->n += atomic_load_explicit(&from->n,
+							     memory_order_relaxed);
+		}
+	}
+	return n;
+}
+
+/* By "TABLE/FORMAT". */
+static void
+add_refused(const struct stats_source *source, struct rte_tel_data *d)
+{
+	struct refused sum[PIPE_MAX_REFUSALS];
+	unsigned int n = collect_refused(source, sum);
+	char name[RTE_TEL_MAX_STRING_LEN];
+
+	for (unsigned int i = 0; i < n; i++) {
+		snprintf(name, sizeof(name), "%s/%u", source->table[sum[i].table]->name,
+			 sum[i].format);
+		rte_tel_data_add_dict_u64(d, name, sum[i].n);
+	}
+}
+
 static int
 answer_stats(const char *command, const char *parameters, struct rte_tel_data *d)
 {
 	struct rte_tel_data *dropped = rte_tel_data_alloc();
 	struct rte_tel_data *cycles = rte_tel_data_alloc();
+	struct rte_tel_data *refused = rte_tel_data_alloc();
 	struct pipe_stats s;
 
 	(void)command, (void)parameters;
-	if (served == NULL || dropped == NULL || cycles == NULL) {
+	if (served == NULL || dropped == NULL || cycles == NULL || refused == NULL) {
 		rte_tel_data_free(dropped);
 		rte_tel_data_free(cycles);
+		rte_tel_data_free(refused);
 		return -1;
 	}
 	collect(served, &s);
 	rte_tel_data_start_dict(d);
-	rte_tel_data_add_dict_string(d, "function", served->function);
+	rte_tel_data_add_dict_string(d, "function", served->nf->name);
 	rte_tel_data_add_dict_string(d, "store", store_state(served));
 	rte_tel_data_add_dict_u64(d, "received", s.received);
 	rte_tel_data_add_dict_u64(d, "received_bytes", s.received_bytes);
@@ -124,7 +191,10 @@ answer_stats(const char *command, const char *parameters, struct rte_tel_data *d
 	rte_tel_data_start_dict(cycles);
 	for (unsigned int i = 0; i < PIPE_N_STAGES; i++)
 		rte_tel_data_add_dict_u64(cycles, stages[i], s.cycles[i]);
+	rte_tel_data_start_dict(refused);
+	add_refused(served, refused);
 	rte_tel_data_add_dict_container(d, "dropped", dropped, 0);
+	rte_tel_data_add_dict_container(d, "refused", refused, 0);
 	rte_tel_data_add_dict_container(d, "cycles", cycles, 0);
 	return 0;
 }
@@ -136,6 +206,53 @@ stats_serve(const struct stats_source *source)
 	if (rte_telemetry_register_cmd("/snf/stats", answer_stats,
 				       "Counters of all pipes. No parameters.") != 0)
 		log_warning("snf", "no telemetry: /snf/stats will not answer");
+}
+
+static void
+log_refused(const struct nf *nf, const struct nf_table *t, unsigned int format)
+{
+	static const char effect[] = "packets of those connections are dropped";
+
+	if (format > t->format)
+		log_warning(nf->name,
+			    "table %s has records of format %u, this release reads up to "
+			    "%u: %s; upgrade this instance, or pin format %u on the "
+			    "newer ones",
+			    t->name, format, t->format, effect, t->format);
+	else if (format < t->format)
+		log_warning(nf->name,
+			    "table %s has records of format %u, too old for this "
+			    "release, which writes %u: %s until they expire",
+			    t->name, format, t->format, effect);
+	else
+		log_warning(nf->name,
+			    "table %s has records of format %u, but of another length "
+			    "than this release's: %s; do all instances run the right "
+			    "build?",
+			    t->name, format, effect);
+}
+
+void
+stats_refused(const struct stats_source *source)
+{
+	static struct refused said[PIPE_MAX_REFUSALS];
+	static unsigned int n_said;
+	struct refused sum[PIPE_MAX_REFUSALS];
+	unsigned int n = collect_refused(source, sum);
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	for (unsigned int i = 0; i < n; i++) {
+		struct refused *r =
+			refused_of(said, &n_said, sum[i].table, sum[i].format);
+
+		if (r == NULL || r->n == sum[i].n ||
+		    (r->n > 0 && now.tv_sec - r->said_s < REFUSED_AGAIN_S))
+			continue;
+		r->n = sum[i].n;
+		r->said_s = now.tv_sec;
+		log_refused(source->nf, source->table[r->table], r->format);
+	}
 }
 
 void

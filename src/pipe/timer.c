@@ -36,8 +36,22 @@ room(const struct pipe *p)
 	return n;
 }
 
-/* Makes a run of a lease.  A record that another version of the function wrote is left
- * to an instance that can read it. */
+/* The record's value as handlers know it.  False: this release does not read it. */
+static bool
+take_value(struct timer *t, const struct nf_table *table,
+	   const struct frame_lease *record)
+{
+	if (unlikely(record->format != table->format))
+		return run_upgrade(table, record->format, record->value,
+				   record->value_bytes, t->value) == table->value_max;
+	if (record->value_bytes != table->value_max)
+		return false;
+	memcpy(t->value, record->value, record->value_bytes);
+	return true;
+}
+
+/* Makes a run of a lease.  A record of a format that this release does not read is left
+ * to an instance that does. */
 static void
 start(struct pipe *p, const struct store_lease *lease)
 {
@@ -47,10 +61,14 @@ start(struct pipe *p, const struct store_lease *lease)
 	struct timer *t = &p->timer[i];
 	struct nf_run *r = &t->run;
 
-	if (record->format != table->format || record->value_bytes != table->value_max ||
-	    (p->context.n_parts > 1 &&
-	     table->spread(record->key, record->key_bytes) % p->context.n_parts !=
-		     lease->partition)) {
+	if (p->context.n_parts > 1 &&
+	    table->spread(record->key, record->key_bytes) % p->context.n_parts !=
+		    lease->partition) {
+		p->stats.leases_left++;
+		return;
+	}
+	if (!take_value(t, table, record)) {
+		run_refused(p, record->table, record->format);
 		p->stats.leases_left++;
 		return;
 	}
@@ -59,7 +77,6 @@ start(struct pipe *p, const struct store_lease *lease)
 	t->version = record->version;
 	t->key_bytes = record->key_bytes;
 	memcpy(t->key, record->key, record->key_bytes);
-	memcpy(t->value, record->value, record->value_bytes);
 	memset(r, 0, sizeof(*r));
 	r->pipe = p;
 	r->arrived = p->now;

@@ -79,15 +79,21 @@ bulk_take(struct channel_bulk *b, struct link *l, uint64_t now_ms)
 	return b->got == b->want;
 }
 
+void
+channel_put_asking(struct resp_out *o, const struct link *frames)
+{
+	if (!frames->asking)
+		return;
+	memcpy(o->at, LINK_ASKING, sizeof(LINK_ASKING) - 1);
+	o->at += sizeof(LINK_ASKING) - 1;
+}
+
 struct resp_out
 channel_ask_start(struct channel_ask *a, const struct link *frames)
 {
 	struct resp_out o = { a->bytes, a->bytes + sizeof(a->bytes) };
 
-	if (frames->asking) {
-		memcpy(o.at, LINK_ASKING, sizeof(LINK_ASKING) - 1);
-		o.at += sizeof(LINK_ASKING) - 1;
-	}
+	channel_put_asking(&o, frames);
 	return o;
 }
 
@@ -131,10 +137,7 @@ words_write(struct channel *c)
 {
 	struct resp_out o = { c->words, c->words + sizeof(c->words) - RESP_MAX_HEAD };
 
-	if (c->frames.asking) {
-		memcpy(o.at, LINK_ASKING, sizeof(LINK_ASKING) - 1);
-		o.at += sizeof(LINK_ASKING) - 1;
-	}
+	channel_put_asking(&o, &c->frames);
 	resp_put_head(&o, '*', 3);
 	resp_put_string(&o, "SNF.FRAME", 9);
 	resp_put_string(&o, c->frames.key, strlen(c->frames.key));
@@ -221,7 +224,7 @@ flight_rename(struct channel *c)
 }
 
 static void
-channel_opened(struct channel *c)
+channel_opened(struct channel *c, uint64_t now_ms)
 {
 	const struct link *l = &c->frames;
 
@@ -239,6 +242,9 @@ channel_opened(struct channel *c)
 	c->next_sent = 0;
 	c->asking_taken = false;
 	c->was_up = true;
+	/* It has said as much as a mark does. */
+	c->replicated |= l->n_replicas > 0;
+	c->round.asked_ms = now_ms;
 	words_write(c);
 	flight_rename(c);
 	for (unsigned int i = 0; i < c->flight.n; i++)
@@ -422,36 +428,33 @@ channel_expire(struct channel *c, uint64_t now_ms)
 	}
 }
 
-/* Looks after the link itself.  Returns whether the partition was opened. */
-static bool
+/* Looks after the link itself. */
+static void
 frames_turn(struct channel *c, uint64_t now_ms)
 {
-	bool opened = false;
-
 	link_turn(&c->frames, now_ms);
-	if (c->frames.state == LINK_UP && c->frames.connection != c->connection) {
-		channel_opened(c);
-		opened = true;
-	}
+	if (c->frames.state == LINK_UP && c->frames.connection != c->connection)
+		channel_opened(c, now_ms);
 	if (c->frames.state == LINK_UP && c->flight.n == 0)
 		look_for_end(c, now_ms);
-	return opened;
 }
 
-bool
+void
 channel_turn(struct channel *c, uint64_t now_ms)
 {
 	struct link *l = &c->frames;
 	/* A pipe has many turns in the same millisecond: most look for answers only. */
 	bool tick = c->look || now_ms != c->turned_ms || l->state != LINK_UP;
-	bool opened = tick && frames_turn(c, now_ms);
 
+	if (tick)
+		frames_turn(c, now_ms);
 	if (l->state == LINK_UP && c->flight.n > 0) {
 		if (c->n_sent < c->flight.n)
 			flight_send(c, now_ms);
 		flight_receive(c, now_ms);
 	}
-	if (c->uncommitted.n > 0 || c->round.n_lines > 0)
+	if (c->round.n_lines > 0 || c->commits.state == LINK_GREETING ||
+	    round_is_due(c, now_ms))
 		commit_turn(c, now_ms);
 	if (tick && c->leased != 0)
 		lease_turn(c, now_ms);
@@ -461,7 +464,6 @@ channel_turn(struct channel *c, uint64_t now_ms)
 		channel_expire(c, now_ms);
 	c->look = false;
 	c->turned_ms = now_ms;
-	return opened;
 }
 
 void
@@ -476,6 +478,8 @@ channel_submit(struct channel *c, struct channel_part *p, uint64_t now_ms)
 	p->id = ++c->next_id;
 	p->asked_ms = now_ms;
 	p->answered = false;
+	p->n_before = c->n_groups;
+	c->n_groups += p->has_groups;
 	p->batch->n_unanswered++;
 	p->batch->n_uncommitted += p->commit > 0;
 	command_write(c, p);
@@ -494,12 +498,6 @@ channel_rewind(struct channel_part *p)
 	};
 }
 
-static uint64_t
-earlier(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
-
 unsigned int
 channel_wait_fds(struct channel *c, int *fd, unsigned int max, uint64_t now_ms,
 		 uint64_t *until_ms)
@@ -511,13 +509,7 @@ channel_wait_fds(struct channel *c, int *fd, unsigned int max, uint64_t now_ms,
 	c->look = true;
 	if (c->flight.n > 0)
 		until = earlier(until, ring_at(&c->flight, 0)->asked_ms + c->timeout_ms);
-	if (c->uncommitted.n > 0) {
-		n += link_fds(&c->commits, fd + n, max - n);
-		until = earlier(until, link_due_ms(&c->commits, now_ms));
-		until = earlier(until,
-				ring_at(&c->uncommitted, 0)->asked_ms + c->timeout_ms);
-		sending |= c->round.sent < c->round.n;
-	}
+	n += commit_wait_fds(c, fd + n, max - n, now_ms, &until);
 	if (c->leased != 0) {
 		n += link_fds(&c->leases, fd + n, max - n);
 		until = earlier(until, link_due_ms(&c->leases, now_ms));

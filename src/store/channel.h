@@ -1,7 +1,8 @@
 /*
  * channel.h - the conversation with one partition, over up to three connections: frames
  * and their answers (channel.c); beside it, while groups wait for replicas, how many
- * have them (channel_commit.c); and records whose time has passed (channel_lease.c).
+ * have them, and whether there is a replica at all (channel_commit.c); and records whose
+ * time has passed (channel_lease.c).
  *
  * A part is a batch's frame for this partition.  It is the channel's from
  * channel_submit() until both counts of its batch no longer contain it: it is
@@ -23,8 +24,9 @@ enum {
 	CHANNEL_RESERVE = 192,			/* In front of a frame, for words. */
 	CHANNEL_TAIL = 2,			/* Behind it, for "\r\n". */
 	CHANNEL_RING = 64,
-	CHANNEL_COMMAND_BYTES = 256,		/* Of those that are no frames. */
+	CHANNEL_COMMAND_BYTES = 384,		/* Of those that are no frames. */
 	CHANNEL_SOON_MS = 5,			/* While a socket may become writable. */
+	CHANNEL_WATCH_MS = 1000,		/* Between two looks for a replica. */
 };
 
 static_assert(CHANNEL_RING >= STORE_INFLIGHT + STORE_UNCOMMITTED, "room for all parts");
@@ -47,9 +49,11 @@ struct channel_part {
 	struct store_part *part;
 	struct channel_counts *batch;
 	uint8_t commit;				/* So many replicas have to have it. */
+	bool has_groups;			/* So the server remembers it. */
 
 	/* The channel's own. */
 	bool answered;				/* It was; it may be asked again. */
+	uint64_t n_before;			/* Frames with groups, ever. */
 	const uint8_t *command;
 	size_t command_bytes;
 	uint64_t id, asked_ms;
@@ -79,6 +83,7 @@ struct channel {
 	size_t next_sent;			/* Bytes of the one after those. */
 	bool asking_taken;			/* The "+OK" before the next answer. */
 	uint64_t client, next_id;
+	uint64_t n_groups;			/* Frames with some, ever. */
 	uint8_t words[CHANNEL_RESERVE];		/* What every command starts with. */
 	size_t words_bytes;
 	unsigned int timeout_ms, n_links;
@@ -98,6 +103,9 @@ struct channel {
 	struct channel_ring uncommitted;	/* Answered, from the oldest. */
 	struct channel_ask round;
 	uint64_t round_id;			/* The last frame that it covers. */
+	int64_t round_replicas;			/* So many have what it covers. */
+	bool watch;				/* The caller's: find out 'replicated'. */
+	bool replicated;			/* The server had a replica, once. */
 
 	/* Leases. */
 	uint32_t leased;			/* The caller's tables that are, a bit each. */
@@ -114,15 +122,27 @@ int channel_init(struct channel *c, const struct link_config *config, uint64_t c
 		 uint32_t leased);
 void channel_fini(struct channel *c);
 
-/* Sends, receives, connects; what can be done now.  Returns whether the partition was
- * opened (again). */
-bool channel_turn(struct channel *c, uint64_t now_ms);
+/* Sends, receives, connects; what can be done now. */
+void channel_turn(struct channel *c, uint64_t now_ms);
 
 /* Whether it was lost for longer than the timeout: then nothing can be submitted. */
 static inline bool
 channel_is_lost(const struct channel *c, uint64_t now_ms)
 {
 	return c->frames.state != LINK_UP && now_ms - c->lost_ms >= c->timeout_ms;
+}
+
+/* Whether one more frame with groups would have the server forget how it answered the
+ * oldest one that is not final, and may have to be asked again.  What is final at once
+ * counts too if it came behind that one. */
+static inline bool
+channel_is_full(const struct channel *c)
+{
+	const struct channel_ring *open = c->uncommitted.n > 0 ? &c->uncommitted
+							       : &c->flight;
+	const struct channel_part *oldest = open->slot[open->first % CHANNEL_RING];
+
+	return open->n > 0 && c->n_groups - oldest->n_before >= FRAME_REMEMBERED;
 }
 
 /* 'request' has CHANNEL_RESERVE and CHANNEL_TAIL bytes around it.  Counts the part as
@@ -162,6 +182,20 @@ ring_pop(struct channel_ring *r)
 	return r->slot[r->first++ % CHANNEL_RING];
 }
 
+static inline uint64_t
+earlier(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* Whether something is to be asked on the link for commits. */
+static inline bool
+round_is_due(const struct channel *c, uint64_t now_ms)
+{
+	return c->uncommitted.n > 0 ||
+	       (c->watch && now_ms - c->round.asked_ms >= CHANNEL_WATCH_MS);
+}
+
 /* What was received and not taken moves to the front, and more comes behind it.  Returns
  * how much; '*drained' is set if there is no more for now. */
 size_t channel_receive(struct link *l, uint64_t now_ms, bool *drained);
@@ -172,6 +206,8 @@ int bulk_expect(struct channel_bulk *b, size_t n);
  * whether that is all. */
 bool bulk_take(struct channel_bulk *b, struct link *l, uint64_t now_ms);
 
+/* What goes before each command that names the key. */
+void channel_put_asking(struct resp_out *o, const struct link *frames);
 /* Starts a command, and ends it: 'n_lines' answers are going to come. */
 struct resp_out channel_ask_start(struct channel_ask *a, const struct link *frames);
 void channel_ask_end(struct channel_ask *a, const struct resp_out *o,
@@ -185,6 +221,9 @@ void channel_refused(struct channel *c, struct link *l, const char *text, size_t
 		     uint64_t now_ms);
 
 void commit_turn(struct channel *c, uint64_t now_ms);
+/* Its part of channel_wait_fds(). */
+unsigned int commit_wait_fds(struct channel *c, int *fd, unsigned int max,
+			     uint64_t now_ms, uint64_t *until_ms);
 void lease_turn(struct channel *c, uint64_t now_ms);
 /* What is not given out yet is void. */
 void lease_void(struct channel *c);

@@ -89,8 +89,8 @@ uint32_t partition_siblings(const struct partition *p);
 /*
  * Makes sure that a table of that name exists.  Returns its id (stable for the
  * partition's life, saved with it), or -EINVAL (name, limits or flags out of range),
- * -EEXIST (there is one with another key_max, or with another value_max, unless the
- * longer one comes with the higher format and stays), -ENOSPC.  Format, flags and
+ * -EEXIST (there is one with another key_max, or with a lower value_max and not of a
+ * lower format), -ENOSPC.  The longest value_max is kept.  Format, flags and
  * limit may differ from one instance to another during an upgrade: the highest format
  * is kept, the last flags and limit.
  */

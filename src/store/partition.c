@@ -89,16 +89,13 @@ declaration_ok(const struct core_declaration *d)
 	       d->flags != (CORE_LEASED | CORE_EVICT);
 }
 
-/* A newer format may have longer values, and an older one shorter ones: both are used while
- * instances of two releases share the store. */
+/* Only a newer format may make values longer: instances of two releases share the store
+ * while one takes the other's place. */
 static bool
 sizes_agree(const struct core_table *t, const struct core_declaration *d)
 {
-	if (d->key_max != t->key_max)
-		return false;
-	return d->value_max == t->value_max ||
-	       (d->format > t->format && d->value_max > t->value_max) ||
-	       (d->format < t->format && d->value_max < t->value_max);
+	return d->key_max == t->key_max &&
+	       (d->value_max <= t->value_max || d->format > t->format);
 }
 
 int

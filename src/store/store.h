@@ -32,13 +32,20 @@
 
 enum {
 	STORE_INFLIGHT = 8,			/* Submitted, and no answer yet. */
-	STORE_UNCOMMITTED = 32,			/* Waiting for replicas, not yet final. */
+	/* Waiting for replicas, not yet final.  They are fewer while others with groups,
+	 * which wait for none, keep coming: the server remembers how it answered the last
+	 * FRAME_REMEMBERED of a partition, and what is not final has to be among them. */
+	STORE_UNCOMMITTED = 32,
 	/* One being written and one being read are the caller's. */
 	STORE_BATCHES = STORE_INFLIGHT + STORE_UNCOMMITTED + 2,
 	STORE_MAX_PARTITIONS = 64,
 	STORE_MAX_TABLES = 16,
 	STORE_TABLE_NAME = 32,			/* Bytes, with the final 0. */
-	STORE_COMMIT_AUTO = 255,		/* 1 if the server has replicas, else 0. */
+	/* 0 while no partition's server has a replica, which is looked for every second,
+	 * and from then on 1, as long as the store is open.  A primary that was cut off
+	 * has none either, though another may have been promoted: who opens the store at
+	 * such a one gets 0 and believes it.  Who needs certainty asks for 1. */
+	STORE_COMMIT_AUTO = 255,
 	STORE_MAX_LEASES = 64,			/* Given by one due(). */
 };
 

@@ -10,6 +10,7 @@
  *
  * Which parts need replicas is found out here, from the tables that their groups write.
  * A frame without groups is never looked at, nor any while no table asks for replicas.
+ * Where STORE_COMMIT_AUTO still stands at 0, the channels look out for a replica.
  */
 #define _GNU_SOURCE
 #include "store/store.h"
@@ -61,7 +62,7 @@ struct valkey {
 	/* By table: as declared, and as it is now that STORE_COMMIT_AUTO is known. */
 	uint8_t declared[STORE_MAX_TABLES], commit[STORE_MAX_TABLES];
 	uint8_t most_commit;			/* The highest of them. */
-	bool replicated;			/* A replica was seen. */
+	bool watching;				/* AUTO is 0: no replica was seen yet. */
 	uint32_t leased;			/* Tables that are, a bit each. */
 	unsigned int next_lease;		/* Partitions take turns. */
 };
@@ -102,7 +103,7 @@ commit_set(struct valkey *v)
 	v->most_commit = 0;
 	for (unsigned int i = 0; i < v->n_tables; i++) {
 		v->commit[i] = v->declared[i] != STORE_COMMIT_AUTO ? v->declared[i]
-								   : v->replicated;
+								   : !v->watching;
 		if (v->commit[i] > v->most_commit)
 			v->most_commit = v->commit[i];
 	}
@@ -110,18 +111,23 @@ commit_set(struct valkey *v)
 
 /* A store that had a replica once is never again taken for one that needs none. */
 static void
-note_replicas(struct valkey *v, const struct link *l)
+note_replicas(struct valkey *v)
 {
-	if (v->replicated || l->n_replicas == 0)
+	bool any = false;
+
+	for (unsigned int i = 0; i < v->store.n_partitions; i++)
+		any |= v->channel[i].replicated;
+	if (!any)
 		return;
-	v->replicated = true;
+	v->watching = false;
+	for (unsigned int i = 0; i < v->store.n_partitions; i++)
+		v->channel[i].watch = false;
 	commit_set(v);
-	if (memchr(v->declared, STORE_COMMIT_AUTO, v->n_tables) != NULL)
-		log_info("store", "%s: it has a replica: a write counts when that has it",
-			 v->url.shown);
+	log_info("store", "%s: it has a replica: a write counts when that has it",
+		 v->url.shown);
 }
 
-/* How many replicas have to have what the groups of a frame write. */
+/* How many replicas have to have what the groups of a frame, which has some, write. */
 static uint8_t
 commit_of(const struct valkey *v, const struct frame *f)
 {
@@ -132,8 +138,6 @@ commit_of(const struct valkey *v, const struct frame *f)
 	struct frame_op op;
 	uint8_t most = 0;
 
-	if (f->groups == NULL || f->groups >= f->at)
-		return 0;
 	while (most < v->most_commit && frame_next(&c, &op) == 1)
 		if ((writes >> op.kind & 1) != 0 && op.table < v->n_tables &&
 		    v->commit[op.table] > most)
@@ -141,16 +145,23 @@ commit_of(const struct valkey *v, const struct frame *f)
 	return most;
 }
 
+/* Finds out what the batch asks for.  Returns whether there is room for it. */
 static bool
-batch_commits(const struct valkey *v, struct valkey_batch *b)
+batch_look(const struct valkey *v, struct valkey_batch *b)
 {
-	bool any = false;
+	bool room = true;
 
+	b->commits = false;
 	for (unsigned int i = 0; i < v->store.n_partitions; i++) {
-		b->part[i].commit = commit_of(v, &b->batch.part[i].request);
-		any |= b->part[i].commit > 0;
+		const struct frame *f = &b->batch.part[i].request;
+		struct channel_part *p = &b->part[i];
+
+		p->has_groups = f->groups != NULL && f->groups < f->at;
+		p->commit = p->has_groups && v->most_commit > 0 ? commit_of(v, f) : 0;
+		b->commits |= p->commit > 0;
+		room &= !p->has_groups || !channel_is_full(&v->channel[i]);
 	}
-	return any;
+	return room && (!b->commits || v->n_committing < STORE_UNCOMMITTED);
 }
 
 /* --- Batches ------------------------------------------------------------------ */
@@ -184,9 +195,7 @@ valkey_submit(struct store *store, struct store_batch *batch)
 	uint64_t now_ms = coarse_ms();
 	unsigned int n_lost = 0, n_there = 0;
 
-	b->commits = v->most_commit > 0 && batch_commits(v, b);
-	if (v->asked.n == STORE_INFLIGHT ||
-	    (b->commits && v->n_committing == STORE_UNCOMMITTED))
+	if (v->asked.n == STORE_INFLIGHT || !batch_look(v, b))
 		return -EAGAIN;
 	for (unsigned int i = 0; i < store->n_partitions; i++) {
 		if (frame_is_empty(&batch->part[i].request))
@@ -267,8 +276,9 @@ valkey_poll(struct store *store, struct store_batch **done, unsigned int max)
 		return give_back(v, done, max);
 	now_ms = coarse_ms();
 	for (unsigned int i = 0; i < store->n_partitions; i++)
-		if (channel_turn(&v->channel[i], now_ms))
-			note_replicas(v, &v->channel[i].frames);
+		channel_turn(&v->channel[i], now_ms);
+	if (v->watching)
+		note_replicas(v);
 	return has_done(v) ? give_back(v, done, max) : 0;
 }
 
@@ -399,11 +409,13 @@ channels_init(struct valkey *v, const struct store_table *tables, const char **w
 		table[i].limit = tables[i].limit / n + (tables[i].limit % n != 0);
 		v->declared[i] = tables[i].commit;
 		v->leased |= (uint32_t)tables[i].leased << i;
+		v->watching |= tables[i].commit == STORE_COMMIT_AUTO;
 	}
 	commit_set(v);
 	for (; err == 0 && config.partition < n; config.partition++) {
 		struct channel *c = &v->channel[config.partition];
 
+		c->watch = v->watching;
 		err = channel_init(c, &config, client, v->leased);
 		if (err != 0)
 			*why = c->frames.reason;

@@ -15,25 +15,30 @@ enum {
 };
 
 void
-bench_partitions_init(struct bench_partitions *p, unsigned int n,
-		      const struct store_table *tables, unsigned int n_tables)
+bench_partitions_init(struct bench_partitions *p, unsigned int n)
 {
 	*p = (struct bench_partitions){ .n = n, .now_ms = 1000000 };
-	for (unsigned int i = 0; i < n; i++) {
+	for (unsigned int i = 0; i < n; i++)
 		assert_int_equal(partition_new(1, n, (uint64_t[2]){ 1 + i, 2 },
 					       &p->partition[i]), 0);
-		for (unsigned int k = 0; k < n_tables; k++) {
-			const struct store_table *t = &tables[k];
-			struct core_declaration d = {
-				.name = t->name, .key_max = t->key_max,
-				.value_max = t->value_max, .format = t->format,
-				.flags = (uint8_t)((t->leased ? CORE_LEASED : 0) |
-						   (t->evict ? CORE_EVICT : 0)),
-				.limit = t->limit,
-			};
+}
 
+void
+bench_partitions_declare(struct bench_partitions *p,
+			 const struct store_table *tables, unsigned int n_tables)
+{
+	for (unsigned int k = 0; k < n_tables; k++) {
+		const struct store_table *t = &tables[k];
+		struct core_declaration d = {
+			.name = t->name, .key_max = t->key_max, .value_max = t->value_max,
+			.format = t->format,
+			.flags = (uint8_t)((t->leased ? CORE_LEASED : 0) |
+					   (t->evict ? CORE_EVICT : 0)),
+			.limit = t->limit,
+		};
+
+		for (unsigned int i = 0; i < p->n; i++)
 			assert_int_equal(partition_declare(p->partition[i], &d), k);
-		}
 	}
 }
 

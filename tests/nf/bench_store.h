@@ -33,8 +33,10 @@ struct bench_store {
 	struct buffer leases;
 };
 
-void bench_partitions_init(struct bench_partitions *p, unsigned int n,
-			   const struct store_table *tables, unsigned int n_tables);
+void bench_partitions_init(struct bench_partitions *p, unsigned int n);
+/* As a client does that opens them: tables have the ids of their places. */
+void bench_partitions_declare(struct bench_partitions *p,
+			      const struct store_table *tables, unsigned int n_tables);
 void bench_partitions_fini(struct bench_partitions *p);
 bool bench_partitions_due(const struct bench_partitions *p);
 

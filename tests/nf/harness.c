@@ -3,6 +3,7 @@
  */
 #include "harness.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "bench_store.h"
@@ -24,7 +25,7 @@ struct memory_port {
 };
 
 struct bench {
-	const struct nf *nf;
+	const struct nf *nf, *other;		/* Other: the second pipe's, or NULL. */
 	void *nf_static;
 	struct bench_partitions partitions;
 	unsigned int n_pipes;
@@ -134,6 +135,8 @@ open_pipe(struct bench *b, unsigned int i, bool pass_unseen)
 				      .store = &b->store[i].store,
 				      .pass_unseen = pass_unseen };
 
+	if (i == 1 && b->other != NULL)
+		config.nf = b->other;
 	bench_store_init(&b->store[i], &b->partitions, 1 + i);
 	for (unsigned int side = 0; side < 2; side++) {
 		b->port[i][side] = (struct memory_port){
@@ -145,6 +148,22 @@ open_pipe(struct bench *b, unsigned int i, bool pass_unseen)
 	assert_int_equal(pipe_open(&config, &b->pipe[i]), 0);
 }
 
+/* As another release of the function declares its tables: under the same names. */
+static void
+declare_other(struct bench *b, const struct bench_setup *setup)
+{
+	struct store_table declared[STORE_MAX_TABLES];
+	char table[STORE_TABLE_NAME];
+	unsigned int n = pipe_tables(b->other, setup->table, declared);
+
+	for (unsigned int i = 0; i < n; i++) {
+		strcpy(table, strchr(declared[i].name, '.'));
+		snprintf(declared[i].name, sizeof(declared[i].name), "%.16s%.15s",
+			 b->nf->name, table);
+	}
+	bench_partitions_declare(&b->partitions, declared, n);
+}
+
 struct bench *
 bench_open_as(const struct bench_setup *setup)
 {
@@ -152,9 +171,13 @@ bench_open_as(const struct bench_setup *setup)
 	struct store_table declared[STORE_MAX_TABLES];
 
 	b->nf = setup->nf;
+	b->other = setup->other;
 	assert_int_equal(read_section(b->nf, setup->section, &b->nf_static), 0);
-	bench_partitions_init(&b->partitions, setup->n_partitions, declared,
-			      pipe_tables(b->nf, setup->table, declared));
+	bench_partitions_init(&b->partitions, setup->n_partitions);
+	bench_partitions_declare(&b->partitions, declared,
+				 pipe_tables(b->nf, setup->table, declared));
+	if (b->other != NULL)
+		declare_other(b, setup);
 	b->n_pipes = setup->n_pipes;
 	for (unsigned int i = 0; i < b->n_pipes; i++)
 		open_pipe(b, i, setup->pass_unseen);
@@ -247,6 +270,15 @@ void
 bench_fail(struct bench *b, unsigned int partition, int error)
 {
 	b->partitions.error[partition] = error;
+}
+
+void
+bench_pin(struct bench *b, unsigned int pipe, uint8_t format)
+{
+	uint8_t formats[STORE_MAX_TABLES];
+
+	memset(formats, format, sizeof(formats));
+	pipe_set_formats(b->pipe[pipe], formats);
 }
 
 struct pipe_stats
@@ -349,23 +381,71 @@ bench_writes(const struct bench *b)
 	return writes;
 }
 
+/* Its id is the same in all partitions. */
+static unsigned int
+table_id(const struct bench *b, const char *table)
+{
+	char name[STORE_TABLE_NAME];
+	unsigned int n, id = 0;
+	const struct core_table *t = partition_tables(b->partitions.partition[0], &n);
+
+	snprintf(name, sizeof(name), "%s.%s", b->nf->name, table);
+	while (id < n && strcmp(t[id].name, name) != 0)
+		id++;
+	assert_true(id < n);
+	return id;
+}
+
 uint64_t
 bench_records(const struct bench *b, const char *table)
 {
 	const struct bench_partitions *p = &b->partitions;
-	const struct core_table *t;
+	unsigned int n, id = table_id(b, table);
 	uint64_t records = 0;
-	char name[STORE_TABLE_NAME];
-	unsigned int n;
 
-	snprintf(name, sizeof(name), "%s.%s", b->nf->name, table);
-	for (unsigned int i = 0; i < p->n; i++) {
-		t = partition_tables(p->partition[i], &n);
-		for (unsigned int k = 0; k < n; k++)
-			if (strcmp(t[k].name, name) == 0)
-				records += t[k].n_records;
-	}
+	for (unsigned int i = 0; i < p->n; i++)
+		records += partition_tables(p->partition[i], &n)[id].n_records;
 	return records;
+}
+
+uint64_t
+bench_formats(const struct bench *b, const char *table, uint8_t format)
+{
+	const struct bench_partitions *p = &b->partitions;
+	struct buffer found = { 0 };
+	struct frame_cursor c;
+	struct frame_lease record;
+	uint64_t cursor, n = 0;
+
+	for (unsigned int i = 0; i < p->n; i++) {
+		cursor = 0;
+		do {
+			assert_int_equal(partition_scan(p->partition[i], p->now_ms,
+							table_id(b, table), 100, &cursor,
+							&found), 0);
+		} while (cursor != 0);
+	}
+	c = (struct frame_cursor){ found.data, found.data + found.bytes };
+	while (c.at < c.end) {
+		c.at += 8;			/* Its times. */
+		assert_int_equal(frame_lease_next(&c, &record), 1);
+		n += record.format == format;
+	}
+	buffer_fini(&found);
+	return n;
+}
+
+uint64_t
+bench_refused(const struct bench *b, unsigned int pipe, uint8_t format)
+{
+	unsigned int n;
+	const struct pipe_refusal *r = pipe_refusals(b->pipe[pipe], &n);
+	uint64_t refused = 0;
+
+	for (; n > 0; n--, r++)
+		if (r->format == format)
+			refused += atomic_load(&r->n);
+	return refused;
 }
 
 /* --- tables ------------------------------------------------------------------- */

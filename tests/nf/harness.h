@@ -79,6 +79,8 @@ struct bench *bench_open(const char *nf, const char *section, unsigned int n_pip
 
 struct bench_setup {
 	const struct nf *nf;
+	const struct nf *other;			/* The second pipe's: another release of
+						 * it, without a section. */
 	const char *section;
 	unsigned int n_pipes, n_partitions;
 	bool pass_unseen;
@@ -101,6 +103,9 @@ void bench_hold(struct bench *b, bool hold);
 /* From now on frames for the partition come back with this error, and are not applied. */
 void bench_fail(struct bench *b, unsigned int partition, int error);
 
+/* From now on the pipe writes records of all tables in this format; 0: in the newest. */
+void bench_pin(struct bench *b, unsigned int pipe, uint8_t format);
+
 /* Takes the packet that left first; NULL: none did.  Lives until the next take. */
 const struct sent *bench_take(struct bench *b);
 /* The endpoints of a packet, as in struct step; asserts that it is well formed and that
@@ -116,6 +121,10 @@ uint64_t bench_conflicts(const struct bench *b);
 /* Groups that were applied, and records that there are in a table. */
 uint64_t bench_writes(const struct bench *b);
 uint64_t bench_records(const struct bench *b, const char *table);
+/* How many of them are in that format. */
+uint64_t bench_formats(const struct bench *b, const char *table, uint8_t format);
+/* How many reads of records of that format the pipe has refused. */
+uint64_t bench_refused(const struct bench *b, unsigned int pipe, uint8_t format);
 /* Takes an alert; 0: there is none. */
 uint32_t bench_alert(struct bench *b);
 

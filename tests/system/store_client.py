@@ -224,13 +224,18 @@ class Partition:
 
     def committed(self, n_replicas, timeout_ms):
         """Whether what was answered before is with so many replicas."""
-        self.client.send("SNF.MARK", self.key, self.term)
-        self.client.send("WAIT", n_replicas, timeout_ms)
-        try:
-            self.client.receive()
-        finally:
-            n = self.client.receive()
-        return n >= n_replicas
+        mark = ("SNF.MARK", self.key, self.term)
+        answers, refusals = [], []
+        for words in (mark, ("WAIT", n_replicas, timeout_ms), mark):
+            self.client.send(*words)
+        for _ in range(3):
+            try:
+                answers.append(self.client.receive())
+            except Refused as refusal:
+                refusals.append(refusal)
+        if refusals:
+            raise refusals[0]
+        return answers[1] >= n_replicas
 
     def due(self, most=64, timeout_ms=0, tables=()):
         return leases(self.client("SNF.DUE", self.key, self.term, most, timeout_ms,

@@ -107,7 +107,7 @@ MISTAKES = [
     # The store.
     ("a store without a scheme", config("localhost"), 2, "use embedded:, valkey://HOST:PORT"),
     ("a store of another scheme", config("redis://h"), 2, "use embedded:, valkey://HOST:PORT"),
-    ("a store of a scheme to come", config("valkey+cluster://h"), 2, "not supported yet"),
+    ("a store of an unknown scheme", config("valkey+ring://h"), 2, "valkey+ring"),
     ("a store without a host", config("valkey://"), 2, "valkey://127.0.0.1:6379"),
     ("a store's port out of range", config("valkey://h:65536"), 2, "from 1 to 65535"),
     ("a store's socket by a relative path", config("valkey+unix://sock"), 2, "absolute path"),
@@ -307,9 +307,9 @@ REFUSALS = [
     ("a table of another release", "store", "valkey+unix://{}?name=other",
      ("SNF.OPEN", "snf:{other:0}", "2", "1", "firewall.connection", "1", "1", "1", "0", "0"),
      "another release uses this store: give it another name in the URL"),
-    ("no password", "locked", "valkey+unix://{}", (), "it wants a password: valkey://user:pass"),
-    ("a wrong password", "locked", "valkey+unix://:wrong@{}", (), "user or password is wrong"),
-    ("an unknown user", "locked", "valkey+unix://me:secret@{}", (), "user or password is wrong"),
+    ("no password", "locked", "valkey+unix://{}", (), "it wants a password: set user:password@ in the URL"),
+    ("a wrong password", "locked", "valkey+unix://:wrong@{}", (), "wrong password: set user:password@"),
+    ("an unknown user", "locked", "valkey+unix://me:secret@{}", (), "wrong password: set user:password@"),
     ("a password too many", "store", "valkey+unix://:secret@{}", (), "take it out of the URL"),
 ]
 
@@ -326,7 +326,7 @@ def test_a_store_that_refuses_ends_the_start_at_once(snf, tmp_path, servers, nam
 def test_a_replica_is_not_taken_for_the_store(snf, tmp_path, servers):
     # It may be promoted: so it is waited for.
     url = servers["replica"].url
-    run_fails(snf, tmp_path, config(url, more=IMPATIENT), "it is a replica: give the primary's")
+    run_fails(snf, tmp_path, config(url, more=IMPATIENT), "the server is a replica, the primary is wanted")
 
 
 def test_with_the_right_password_it_starts(snf, tmp_path, servers):
@@ -380,9 +380,9 @@ def test_an_answer_that_cannot_change_ends_the_start_at_once(snf, tmp_path, fake
     (None, "no answer from the server"),
     (b"HTTP/1.1 400 Bad Request\r\n\r\n", "this is no Redis or Valkey server"),
     (b"\xff\x00" * 100 + b"\r\n", "this is no Redis or Valkey server"),
-    (b"*2\r\n:1\r\n:300\r\n", "bad table"),
-    (b"*1000000\r\n", "another number of tables"),
-    (b"-LOADING Redis is loading the dataset in memory\r\n", "it is loading its data"),
+    (b"*4\r\n:1\r\n:1\r\n:0\r\n:300\r\n", "of another release"),
+    (b"*1000000\r\n", "of another release"),
+    (b"-LOADING Redis is loading the dataset in memory\r\n", "the server is loading its data"),
 ], ids=["silence", "a web server", "noise", "a bad answer", "another bad one", "loading"])
 def test_a_store_that_may_get_well_is_waited_for_as_long_as_told(snf, tmp_path, fake, answer,
                                                                  says):

@@ -4,8 +4,11 @@ No root; TCP on 127.0.0.1.
 import signal
 import time
 
+import pytest
+
 from probes import run
-from store_client import PROBE, follow, needs_module, pair, server, wait_until
+from store_client import (PROBE, TABLE, Partition, Refused, caught_up, follow, needs_module,
+                          pair, put, refused, server, wait_until)
 
 pytestmark = needs_module
 
@@ -83,6 +86,54 @@ def test_auto_waits_if_there_is_a_replica(pair, run):
     follow(two, one)
     done = run(PROBE, url(one) + "?name=again", 2000, 20000, "auto").result()
     assert done["waited"] > 100 and done["unknown"] == 0, done
+
+
+def test_auto_waits_as_soon_as_there_is_a_replica(pair, run):
+    """Without a new connection, and from then on: also while it is gone."""
+    one, two = pair
+    probe = run(PROBE, url(one), 1000000, 60000, "auto")
+    probe.goes_on()
+    follow(two, one)
+    wait_until(lambda: one.client().count("replicas") == 1)
+
+    def waits():
+        two.process.send_signal(signal.SIGSTOP)
+        try:
+            return stands_still(one.client())
+        finally:
+            two.process.send_signal(signal.SIGCONT)
+
+    wait_until(waits)
+    probe.goes_on()
+    two.kill()
+    wait_until(lambda: stands_still(one.client()))
+    assert one.client().count("replicas") == 0 and probe.process.poll() is None
+
+
+def test_a_wait_of_another_time_says_nothing(pair):
+    """Between a mark and its WAIT the server loses what it answered, and is promoted
+    again: its replica has all of another history."""
+    one, two = pair
+    part = Partition(one.client(), "k", TABLE)
+    beside = Partition(one.client(), "k", TABLE)
+    follow(two, one)
+    caught_up(part.client, two.client())
+    two.client()("REPLICAOF", "NO", "ONE")
+    wait_until(lambda: part.client.count("replicas") == 0)
+    assert part.write(put(0, b"lost", b"v"))
+    assert beside.client("SNF.MARK", "k", beside.term) == 0
+    other = Partition(two.client(), "k", TABLE)
+    for i in range(100):
+        assert other.write(put(0, b"%d" % i, b"v"))
+    follow(one, two)
+    part.client("REPLICAOF", "NO", "ONE")
+    follow(two, one)
+    assert beside.client("WAIT", 1, 20000) == 1
+    refused("SNFSTALE", beside.client, "SNF.MARK", "k", beside.term)
+    with pytest.raises(Refused, match="^SNFSTALE"):
+        part.committed(1, 100)
+    again = Partition(part.client, "k", TABLE)
+    assert again.value(0, b"lost") is None and again.committed(1, 20000)
 
 
 def test_partitions_commit_each_for_itself(pair, run):

@@ -141,12 +141,13 @@ def test_partitions_of_a_server_that_is_killed(tmp_path, run):
 
 @pytest.fixture
 def sentinel(tmp_path, pair):
-    """One that follows the first of the pair; its port."""
+    """One that follows the first of the pair; its port.  With less patience it takes a
+    server that it has just promoted for dead, too, and promotes what has no data yet."""
     port = random.randrange(30000, 32000)
     path = tmp_path / "sentinel.conf"
     path.write_text("port %d\nbind 127.0.0.1\ndir %s\n"
                     "sentinel monitor store 127.0.0.1 %d 1\n"
-                    "sentinel down-after-milliseconds store 300\n"
+                    "sentinel down-after-milliseconds store 1000\n"
                     "sentinel failover-timeout store 3000\n"
                     % (port, tmp_path, pair[0].port))
     follow(pair[1], pair[0])

@@ -114,8 +114,9 @@ play_open(struct play *p)
 	assert_int_equal(listen(p->listener, 16), 0);
 	assert_int_equal(pthread_create(&thread, NULL, greet_first, p), 0);
 
-	int err = store_valkey_ops.open(&options, &p->table, 1, &p->store, why,
-					sizeof(why));
+	const struct store_table tables[] = { p->table, p->beside };
+	int err = store_valkey_ops.open(&options, tables, 1 + (p->beside.name[0] != 0),
+					&p->store, why, sizeof(why));
 
 	assert_int_equal(pthread_join(thread, NULL), 0);
 	if (err != 0)
@@ -248,9 +249,12 @@ play_greet(struct play *p, int fd)
 	assert_non_null(strstr(open, "}\r\n$1\r\n2\r\n$1\r\n"));
 	if (strstr(hello, "ASKING") != NULL)
 		play_say_text(fd, "+OK\r\n");
-	n = snprintf(answer, sizeof(answer), "*4\r\n:%llu\r\n:%llu\r\n:%u\r\n:%u\r\n",
-		     (unsigned long long)p->generation, (unsigned long long)p->term,
-		     p->n_replicas, p->table_id);
+	n = snprintf(answer, sizeof(answer), "*%d\r\n:%llu\r\n:%llu\r\n:%u\r\n:%u\r\n",
+		     4 + (p->beside.name[0] != 0), (unsigned long long)p->generation,
+		     (unsigned long long)p->term, p->n_replicas, p->table_id);
+	if (p->beside.name[0] != 0)
+		n += snprintf(answer + n, sizeof(answer) - (size_t)n, ":%u\r\n",
+			      p->table_id + 1);
 	play_say(fd, answer, (size_t)n);
 	return partition;
 }
@@ -337,14 +341,46 @@ play_group(uint8_t *to, uint64_t id, enum frame_answer answer)
 	return at + bytes + 2;
 }
 
+void
+play_expect_mark(struct play *p, int fd)
+{
+	char text[100];
+
+	snprintf(text, sizeof(text),
+		 "*3\r\n$8\r\nSNF.MARK\r\n$11\r\nsnf:{snf:0}\r\n$2\r\n%d\r\n",
+		 (int)p->term);
+	play_expect(p, fd, text);
+}
+
+void
+play_expect_round(struct play *p, int fd, unsigned int n_replicas)
+{
+	char text[100];
+
+	snprintf(text, sizeof(text), "*3\r\n$4\r\nWAIT\r\n$1\r\n%u\r\n$3\r\n100\r\n",
+		 n_replicas);
+	play_expect_mark(p, fd);
+	play_expect(p, fd, text);
+	play_expect_mark(p, fd);
+}
+
+void
+play_answer_round(int fd, unsigned int n_replicas)
+{
+	char text[20];
+
+	snprintf(text, sizeof(text), ":1\r\n:%u\r\n:1\r\n", n_replicas);
+	play_say_text(fd, text);
+}
+
 /* --- Questions and answers ---------------------------------------------------- */
 
 void
-play_put(struct frame *f)
+play_put(struct frame *f, uint8_t table)
 {
 	uint8_t *group = frame_group(f, 5);
 
-	frame_put(f, 0, &key, sizeof(key), 2, "v", 1, 0, 0);
+	frame_put(f, table, &key, sizeof(key), 2, "v", 1, 0, 0);
 	frame_group_end(group, 1);
 }
 
@@ -356,7 +392,7 @@ play_ask(struct play *p, unsigned int at, bool write, uint64_t *id)
 
 	assert_non_null(b);
 	if (write)
-		play_put(&b->part[at].request);
+		play_put(&b->part[at].request, 0);
 	else
 		frame_read(&b->part[at].request, 0, &key, sizeof(key), true);
 	assert_int_equal(p->store->ops->submit(p->store, b), 0);

@@ -23,10 +23,10 @@ struct play {
 	/* May be set before play_open(). */
 	bool is_cluster;			/* And on TCP. */
 	unsigned int n_partitions, timeout_ms;
-	struct store_table table;
+	struct store_table table, beside;	/* The second if it has a name. */
 	/* What the next greeting is answered. */
 	uint64_t generation, term;
-	unsigned int n_replicas, table_id;
+	unsigned int n_replicas, table_id;	/* The second's is one more. */
 
 	char folder[32], path[64];
 	int listener, port;
@@ -75,11 +75,17 @@ size_t play_hit(uint8_t *to, uint64_t id, uint16_t n, uint8_t fill);
 /* One of one group. */
 size_t play_group(uint8_t *to, uint64_t id, enum frame_answer answer);
 
+/* On a connection for commits of partition 0: the question for replicas alone, and a
+ * whole round. */
+void play_expect_mark(struct play *p, int fd);
+void play_expect_round(struct play *p, int fd, unsigned int n_replicas);
+/* The answer to a round: all marks are good, and so many replicas have it. */
+void play_answer_round(int fd, unsigned int n_replicas);
 
 /* --- Questions and answers -------------------------------------------------------- */
 
 /* Writes a group of one record. */
-void play_put(struct frame *f);
+void play_put(struct frame *f, uint8_t table);
 /* Submits a batch with a read or a write in part 'at', and takes its frame. */
 struct store_batch *play_ask(struct play *p, unsigned int at, bool write, uint64_t *id);
 void play_answer_group(struct play *p, unsigned int at, uint64_t id,

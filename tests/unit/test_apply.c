@@ -431,10 +431,10 @@ declarations(void **state)
 		{ "a newer format, flags and a limit", { "b", 16, 100, 3, 2, 7 }, 1 },
 		{ "an older format, and neither", { "b", 16, 100, 2, 1, 0 }, 1 },
 		{ "a shorter value of it", { "b", 16, 99, 2, 1, 0 }, 1 },
-		{ "one of the same format", { "b", 16, 99, 3, 1, 0 }, -EEXIST },
+		{ "one of the same format", { "b", 16, 99, 3, 1, 0 }, 1 },
 		{ "a longer one of an older", { "b", 16, 101, 2, 1, 0 }, -EEXIST },
-		{ "a shorter one of a newer", { "b", 16, 99, 4, 1, 0 }, -EEXIST },
-		{ "a longer one of a newer", { "b", 16, 120, 4, 1, 0 }, 1 },
+		{ "a shorter one of a newer", { "b", 16, 99, 4, 1, 0 }, 1 },
+		{ "a longer one of a newer", { "b", 16, 120, 5, 1, 0 }, 1 },
 		{ "what was there before", { "b", 16, 100, 3, 1, 0 }, 1 },
 	};
 
@@ -444,7 +444,7 @@ declarations(void **state)
 			fail_msg("not so: %s", cases[i].name);
 	}
 	assert_int_equal(table(1)->value_max, 120);
-	assert_int_equal(table(1)->format, 4);
+	assert_int_equal(table(1)->format, 5);
 	assert_int_equal(table(1)->flags, CORE_LEASED);
 	assert_int_equal(table(1)->limit, 0);
 }

@@ -1,9 +1,11 @@
 /*
- * test_channel.c - leases, and several partitions, on servers that the test plays.
+ * test_channel.c - what a store does while nobody asks it anything, leases, and several
+ * partitions, on servers that the test plays.
  */
 #include "play.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +16,195 @@
 
 #include <cmocka.h>
 
+enum {
+	MAX_FDS = 8,
+	FEW_WAKES = 20,
+};
+
 static const uint64_t key = 7;
+
+/* --- Sleep -------------------------------------------------------------------- */
+
+static uint64_t
+now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* Sleeps as an idle pipe does, for as long as the store lets it.  Returns whether there
+ * is something to read on the server's side. */
+static bool
+nap(struct play *p, int fd)
+{
+	struct pollfd polled[1 + MAX_FDS] = { { .fd = fd, .events = POLLIN } };
+	int fds[MAX_FDS], wait_ms;
+	unsigned int n;
+
+	play_turn(p);
+	n = p->store->ops->wait_fds(p->store, fds, MAX_FDS, &wait_ms);
+	for (unsigned int i = 0; i < n; i++)
+		polled[1 + i] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
+	if (wait_ms < 0)
+		wait_ms = PLAY_DEADLINE_MS;
+	/* Whoever sleeps through the deadline was not woken. */
+	assert_true(poll(polled, 1 + n, wait_ms) > 0 || wait_ms < PLAY_DEADLINE_MS);
+	return polled[0].revents != 0;
+}
+
+/* Sleeps until then, and does not wake all the time. */
+static void
+sleep_until_readable(struct play *p, int fd)
+{
+	for (unsigned int n = 0; !nap(p, fd); n++)
+		assert_true(n < FEW_WAKES);
+}
+
+static int
+sleep_until_connected(struct play *p)
+{
+	sleep_until_readable(p, p->listener);
+	return accept(p->listener, NULL, NULL);
+}
+
+/* It waits for nothing but the end of the connection for frames. */
+static void
+turn_until_idle(struct play *p)
+{
+	uint64_t end_ms = now_ms() + PLAY_DEADLINE_MS;
+	int fd[MAX_FDS], wait_ms;
+	unsigned int n;
+
+	do {
+		assert_true(now_ms() < end_ms);
+		play_turn(p);
+		n = p->store->ops->wait_fds(p->store, fd, MAX_FDS, &wait_ms);
+	} while (wait_ms >= 0 || n > 1);
+}
+
+static void
+test_an_idle_store_sleeps_unless_it_looks_for_a_replica(void **state)
+{
+	struct play p = play_default();
+	uint64_t opened_ms, asked_ms;
+	struct store_batch *b;
+	uint64_t id;
+	int side;
+
+	(void)state;
+	p.table.commit = STORE_COMMIT_AUTO;
+	opened_ms = now_ms();
+	play_open(&p);
+	side = sleep_until_connected(&p);
+	assert_true(now_ms() - opened_ms >= 900);
+	sleep_until_readable(&p, side);
+	play_expect_mark(&p, side);
+	play_say_text(side, ":0\r\n");
+	asked_ms = now_ms();
+	sleep_until_readable(&p, side);
+	assert_true(now_ms() - asked_ms >= 900);
+	play_expect_mark(&p, side);
+	/* Nothing has changed: a write is final when it is answered. */
+	b = play_ask(&p, 0, true, &id);
+	play_answer_group(&p, 0, id, FRAME_APPLIED);
+	play_expect_done(&p, b, true);
+	play_say_text(side, ":0\r\n");
+	play_expect_none(&p);
+	/* The server hangs up while it is not asked: nobody cares until then. */
+	close(side);
+	side = sleep_until_connected(&p);
+	sleep_until_readable(&p, side);
+	play_expect_mark(&p, side);
+	play_say_text(side, ":1\r\n");
+	turn_until_idle(&p);
+	b = play_ask(&p, 0, true, &id);
+	play_answer_group(&p, 0, id, FRAME_APPLIED);
+	play_expect_done(&p, b, false);
+	play_expect_round(&p, side, 1);
+	play_say_text(side, ":0\r\n:1\r\n:0\r\n");
+	play_expect_done(&p, b, true);
+	turn_until_idle(&p);
+	close(side);
+	play_close(&p);
+}
+
+static void
+test_a_look_for_a_replica_is_preceded_while_asking(void **state)
+{
+	struct play p = play_default();
+	struct store_batch *b;
+	uint8_t ops[200], bytes[100];
+	char text[100];
+	uint64_t id;
+	int side;
+
+	(void)state;
+	p.is_cluster = true;
+	p.table.commit = STORE_COMMIT_AUTO;
+	play_open(&p);
+	b = play_ask(&p, 0, false, &id);
+	snprintf(text, sizeof(text), "-ASK 77 127.0.0.1:%d\r\n", p.port);
+	play_say_text(p.fd[0], text);
+	play_again(&p, 0);
+	play_take_frame(&p, 0, ops, sizeof(ops), true);
+	play_say_text(p.fd[0], "+OK\r\n");
+	play_say(p.fd[0], bytes, play_hit(bytes, id, 10, 7));
+	play_expect_done(&p, b, true);
+	side = sleep_until_connected(&p);
+	play_expect(&p, side, "*1\r\n$6\r\nASKING\r\n");
+	play_expect_mark(&p, side);
+	play_say_text(side, "+OK\r\n:1\r\n");
+	turn_until_idle(&p);
+	close(side);
+	play_close(&p);
+}
+
+/* Frames are answered as ever. */
+static void
+test_a_connection_for_commits_that_is_cut_off_is_made_anew(void **state)
+{
+	struct play p = play_default();
+	uint64_t start_ms = now_ms();
+	struct store_batch *b;
+	uint64_t id;
+	int side;
+	char byte;
+
+	(void)state;
+	p.timeout_ms = 1000;
+	p.table.commit = 1;
+	play_open(&p);
+	b = play_ask(&p, 0, true, &id);
+	play_answer_group(&p, 0, id, FRAME_APPLIED);
+	play_expect_done(&p, b, false);
+	side = play_accept(&p);
+	play_expect_round(&p, side, 1);
+	for (unsigned int n = 0; p.n_done == p.n_taken; n++) {
+		assert_true(n < FEW_WAKES);
+		assert_false(nap(&p, p.listener));
+		play_turn(&p);
+	}
+	assert_in_range(now_ms() - start_ms, 900, PLAY_DEADLINE_MS);
+	play_expect_done(&p, b, true);
+	assert_int_equal(b->part[0].error, -ETIMEDOUT);
+	assert_int_equal(p.store->ops->health(p.store), STORE_CONNECTED);
+	/* Nothing waits for it any more, and it is left all the same. */
+	sleep_until_readable(&p, side);
+	assert_int_equal(read(side, &byte, 1), 0);
+	close(side);
+	b = play_ask(&p, 0, true, &id);
+	play_answer_group(&p, 0, id, FRAME_APPLIED);
+	play_expect_done(&p, b, false);
+	side = sleep_until_connected(&p);
+	play_expect_round(&p, side, 1);
+	play_answer_round(side, 1);
+	play_expect_done(&p, b, true);
+	play_expect_answer(b, 0, FRAME_APPLIED);
+	close(side);
+	play_close(&p);
+}
 
 /* --- Leases ------------------------------------------------------------------- */
 
@@ -230,19 +420,18 @@ test_a_batch_is_final_when_all_its_parts_are(void **state)
 	p.table.commit = 1;
 	play_open(&p);
 	b = p.store->ops->batch(p.store);
-	play_put(&b->part[0].request);
+	play_put(&b->part[0].request, 0);
 	frame_read(&b->part[1].request, 0, &key, sizeof(key), true);
 	assert_int_equal(p.store->ops->submit(p.store, b), 0);
 	for (unsigned int i = 0; i < 2; i++)
 		ids[i] = play_take_frame(&p, i, ops, sizeof(ops), false).id;
 	play_answer_group(&p, 0, ids[0], FRAME_APPLIED);
 	side = play_accept(&p);
-	play_expect(&p, side, "*3\r\n$8\r\nSNF.MARK\r\n$11\r\nsnf:{snf:0}\r\n");
-	play_expect(&p, side, "$2\r\n55\r\n*3\r\n$4\r\nWAIT\r\n");
+	play_expect_round(&p, side, 1);
 	play_answer_read(&p, 1, ids[1]);
 	play_expect_done(&p, b, false);
 	play_expect_answer(b, 1, FRAME_HIT);
-	play_say_text(side, ":1\r\n:1\r\n");
+	play_answer_round(side, 1);
 	play_expect_done(&p, b, true);
 	play_expect_answer(b, 0, FRAME_APPLIED);
 	close(side);
@@ -253,6 +442,10 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_an_idle_store_sleeps_unless_it_looks_for_a_replica),
+		cmocka_unit_test(test_a_look_for_a_replica_is_preceded_while_asking),
+		cmocka_unit_test(
+			test_a_connection_for_commits_that_is_cut_off_is_made_anew),
 		cmocka_unit_test(test_leases_are_pushed_one_message_at_a_time),
 		cmocka_unit_test(test_leases_of_another_term_are_void),
 		cmocka_unit_test(test_a_batch_comes_back_when_all_its_parts_have),

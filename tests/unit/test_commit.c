@@ -21,18 +21,6 @@ ask(struct play *p, bool write, uint64_t *id)
 	return play_ask(p, 0, write, id);
 }
 
-static void
-expect_round(struct play *p, int fd, unsigned int n_replicas)
-{
-	char text[200];
-
-	snprintf(text, sizeof(text),
-		 "*3\r\n$8\r\nSNF.MARK\r\n$11\r\nsnf:{snf:0}\r\n$2\r\n%d\r\n"
-		 "*3\r\n$4\r\nWAIT\r\n$1\r\n%u\r\n$3\r\n100\r\n",
-		 (int)p->term, n_replicas);
-	play_expect(p, fd, text);
-}
-
 static struct play
 play_with_commit(uint8_t commit)
 {
@@ -59,14 +47,15 @@ test_reads_do_not_wait_for_replicas(void **state)
 	play_answer_group(&p, 0, ids[0], FRAME_APPLIED);
 	play_expect_done(&p, write, false);
 	side = play_accept(&p);
-	expect_round(&p, side, 1);
+	play_expect_round(&p, side, 1);
 	play_answer_read(&p, 0, ids[1]);
 	play_expect_done(&p, read, true);
 	play_expect_answer(read, 0, FRAME_HIT);
 	play_expect_none(&p);
-	play_say_text(side, ":1\r\n");
-	play_expect_none(&p);
-	play_say_text(side, ":1\r\n");
+	for (unsigned int i = 0; i < 3; i++) {
+		play_expect_none(&p);
+		play_say_text(side, ":1\r\n");
+	}
 	play_expect_done(&p, write, true);
 	play_expect_answer(write, 0, FRAME_APPLIED);
 	play_expect_none(&p);
@@ -89,16 +78,16 @@ test_a_round_covers_what_was_answered_before_it(void **state)
 	play_answer_group(&p, 0, ids[0], FRAME_APPLIED);
 	play_expect_done(&p, b[0], false);
 	side = play_accept(&p);
-	expect_round(&p, side, 1);
+	play_expect_round(&p, side, 1);
 	for (unsigned int i = 1; i < 4; i++)
 		play_answer_group(&p, 0, ids[i], FRAME_APPLIED);
 	for (unsigned int i = 1; i < 4; i++)
 		play_expect_done(&p, b[i], false);
-	play_say_text(side, ":1\r\n:1\r\n");
+	play_answer_round(side, 1);
 	play_expect_done(&p, b[0], true);
 	play_expect_none(&p);
-	expect_round(&p, side, 1);
-	play_say_text(side, ":1\r\n:2\r\n");
+	play_expect_round(&p, side, 1);
+	play_answer_round(side, 2);
 	for (unsigned int i = 1; i < 4; i++)
 		play_expect_done(&p, b[i], true);
 	/* There is nothing to ask now. */
@@ -122,13 +111,10 @@ test_too_few_replicas_are_asked_again(void **state)
 	play_answer_group(&p, 0, id, FRAME_APPLIED);
 	play_expect_done(&p, b, false);
 	side = play_accept(&p);
-	for (int n = 0; n < 3; n++) {
-		char text[20];
-
-		expect_round(&p, side, 2);
+	for (unsigned int n = 0; n < 3; n++) {
+		play_expect_round(&p, side, 2);
 		play_expect_none(&p);
-		snprintf(text, sizeof(text), ":2\r\n:%d\r\n", n);
-		play_say_text(side, text);
+		play_answer_round(side, n);
 	}
 	play_expect_done(&p, b, true);
 	play_expect_answer(b, 0, FRAME_APPLIED);
@@ -151,7 +137,7 @@ test_what_no_replica_has_in_time_is_given_up(void **state)
 	play_answer_group(&p, 0, id, FRAME_APPLIED);
 	play_expect_done(&p, b, false);
 	side = play_accept(&p);
-	expect_round(&p, side, 1);
+	play_expect_round(&p, side, 1);
 	play_expect_done(&p, b, true);
 	assert_int_equal(b->part[0].error, -ETIMEDOUT);
 	/* The server is there: it is not lost. */
@@ -192,6 +178,9 @@ test_the_first_replica_is_waited_for_from_then_on(void **state)
 
 	(void)state;
 	play_open(&p);
+	side = play_accept(&p);
+	play_expect_mark(&p, side);
+	play_say_text(side, ":0\r\n");
 	b = ask(&p, true, &id);
 	play_answer_group(&p, 0, id, FRAME_APPLIED);
 	play_expect_done(&p, b, true);
@@ -200,15 +189,16 @@ test_the_first_replica_is_waited_for_from_then_on(void **state)
 		play_again(&p, 0);
 		while (p.store->ops->health(p.store) != STORE_CONNECTED)
 			play_turn(&p);
+		close(side);
 		b = ask(&p, true, &id);
 		play_answer_group(&p, 0, id, FRAME_APPLIED);
 		play_expect_done(&p, b, false);
 		side = play_accept(&p);
-		expect_round(&p, side, 1);
-		play_say_text(side, ":1\r\n:1\r\n");
+		play_expect_round(&p, side, 1);
+		play_answer_round(side, 1);
 		play_expect_done(&p, b, true);
-		close(side);
 	}
+	close(side);
 	play_close(&p);
 }
 
@@ -228,18 +218,73 @@ test_there_is_an_end_to_what_waits_for_replicas(void **state)
 		play_expect_done(&p, b[i], false);
 	}
 	more = p.store->ops->batch(p.store);
-	play_put(&more->part[0].request);
+	play_put(&more->part[0].request, 0);
 	assert_int_equal(p.store->ops->submit(p.store, more), -EAGAIN);
 	read = ask(&p, false, &id);
 	play_answer_read(&p, 0, id);
 	play_expect_done(&p, read, true);
 	side = play_accept(&p);
-	expect_round(&p, side, 1);
-	play_say_text(side, ":1\r\n:1\r\n");
-	expect_round(&p, side, 1);
-	play_say_text(side, ":1\r\n:1\r\n");
+	play_expect_round(&p, side, 1);
+	play_answer_round(side, 1);
+	play_expect_round(&p, side, 1);
+	play_answer_round(side, 1);
 	for (unsigned int i = 0; i < STORE_UNCOMMITTED; i++)
 		play_expect_done(&p, b[i], true);
+	assert_int_equal(p.store->ops->submit(p.store, more), 0);
+	close(side);
+	play_close(&p);
+}
+
+/* Submits a batch with a group in a table that waits for nobody. */
+static int
+submit_beside(struct play *p, struct store_batch **b)
+{
+	*b = p->store->ops->batch(p->store);
+	play_put(&(*b)->part[0].request, 1);
+	return p->store->ops->submit(p->store, *b);
+}
+
+/* How the server answered a group has to be remembered for as long as it may be asked
+ * again, however many others come behind it. */
+static void
+test_what_waits_is_among_those_that_the_server_remembers(void **state)
+{
+	struct play p = play_with_commit(1);
+	struct store_batch *wait, *b, *more;
+	uint8_t ops[200];
+	uint64_t id;
+	int side;
+
+	(void)state;
+	p.beside = p.table;
+	p.beside.name[0] = 'T';
+	p.beside.commit = 0;
+	play_open(&p);
+	wait = ask(&p, true, &id);
+	play_answer_group(&p, 0, id, FRAME_APPLIED);
+	play_expect_done(&p, wait, false);
+	side = play_accept(&p);
+	play_expect_round(&p, side, 1);
+	for (unsigned int i = 1; i < FRAME_REMEMBERED; i++) {
+		assert_int_equal(submit_beside(&p, &b), 0);
+		id = play_take_frame(&p, 0, ops, sizeof(ops), false).id;
+		assert_int_equal(ops[17], p.table_id + 1);
+		play_answer_group(&p, 0, id, FRAME_APPLIED);
+		play_expect_done(&p, b, true);
+		p.store->ops->free(p.store, b);
+		/* Those without groups are not remembered, and do not count. */
+		b = ask(&p, false, &id);
+		play_answer_read(&p, 0, id);
+		play_expect_done(&p, b, true);
+		p.store->ops->free(p.store, b);
+	}
+	assert_int_equal(submit_beside(&p, &more), -EAGAIN);
+	b = ask(&p, false, &id);
+	play_answer_read(&p, 0, id);
+	play_expect_done(&p, b, true);
+	assert_int_equal(p.store->ops->submit(p.store, more), -EAGAIN);
+	play_answer_round(side, 1);
+	play_expect_done(&p, wait, true);
 	assert_int_equal(p.store->ops->submit(p.store, more), 0);
 	close(side);
 	play_close(&p);
@@ -263,14 +308,14 @@ test_the_same_term_is_asked_only_what_it_did_not_answer(void **state)
 	play_answer_group(&p, 0, ids[0], FRAME_APPLIED);
 	play_expect_done(&p, b[0], false);
 	side = play_accept(&p);
-	expect_round(&p, side, 1);
+	play_expect_round(&p, side, 1);
 	shutdown(p.fd[0], SHUT_RDWR);
 	play_again(&p, 0);
 	close(side);
 	assert_int_equal(play_take_frame(&p, 0, ops, sizeof(ops), false).id, ids[1]);
 	side = play_accept(&p);
-	expect_round(&p, side, 1);
-	play_say_text(side, ":1\r\n:1\r\n");
+	play_expect_round(&p, side, 1);
+	play_answer_round(side, 1);
 	play_expect_done(&p, b[0], true);
 	play_answer_group(&p, 0, ids[1], FRAME_APPLIED);
 	play_expect_done(&p, b[1], false);
@@ -296,7 +341,7 @@ test_a_new_term_is_asked_all_that_is_not_final(void **state)
 	play_answer_group(&p, 0, ids[0], FRAME_APPLIED);
 	play_expect_done(&p, b[0], false);
 	side = play_accept(&p);
-	expect_round(&p, side, 1);
+	play_expect_round(&p, side, 1);
 	first = b[0]->part[0].reply.at;
 	for (unsigned int n = 0; n < 3; n++) {
 		p.term++;
@@ -317,11 +362,11 @@ test_a_new_term_is_asked_all_that_is_not_final(void **state)
 		assert_ptr_equal(b[0]->part[0].reply.at, first);
 		assert_int_equal(first[0], FRAME_APPLIED);
 		side = play_accept(&p);
-		expect_round(&p, side, 1);
+		play_expect_round(&p, side, 1);
 	}
 	play_answer_group(&p, 0, ids[1], FRAME_APPLIED);
 	play_expect_done(&p, b[1], false);
-	play_say_text(side, ":1\r\n:1\r\n");
+	play_answer_round(side, 1);
 	play_expect_done(&p, b[0], true);
 	play_expect_answer(b[0], 0, FRAME_CONFLICT);
 	close(side);
@@ -329,35 +374,51 @@ test_a_new_term_is_asked_all_that_is_not_final(void **state)
 	play_close(&p);
 }
 
+#define STALE "-SNFSTALE another term\r\n"
+
+static const struct {
+	const char *name, *answer;
+} other_terms[] = {
+	{ "demoted and promoted before the round", STALE ":1\r\n" STALE },
+	{ "demoted and promoted between the mark and WAIT", ":1\r\n:1\r\n" STALE },
+	{ "demoted behind WAIT", ":1\r\n:1\r\n-READONLY it is a replica\r\n" },
+};
+
+/* Even if a WAIT counts enough replicas: of what, nobody knows. */
 static void
 test_a_mark_of_another_term_opens_again(void **state)
 {
-	struct play p = play_with_commit(1);
-	struct store_batch *b;
-	uint8_t ops[200];
-	uint64_t id;
-	int side;
-
 	(void)state;
-	play_open(&p);
-	b = ask(&p, true, &id);
-	play_answer_group(&p, 0, id, FRAME_APPLIED);
-	play_expect_done(&p, b, false);
-	side = play_accept(&p);
-	expect_round(&p, side, 1);
-	play_say_text(side, "-SNFSTALE another term\r\n:1\r\n");
-	p.term++;
-	play_again(&p, 0);
-	close(side);
-	assert_int_equal(play_take_frame(&p, 0, ops, sizeof(ops), false).id, id);
-	play_answer_group(&p, 0, id, FRAME_APPLIED);
-	side = play_accept(&p);
-	expect_round(&p, side, 1);
-	play_say_text(side, ":1\r\n:1\r\n");
-	play_expect_done(&p, b, true);
-	play_expect_answer(b, 0, FRAME_APPLIED);
-	close(side);
-	play_close(&p);
+	for (size_t i = 0; i < sizeof(other_terms) / sizeof(other_terms[0]); i++) {
+		struct play p = play_with_commit(1);
+		struct store_batch *b;
+		uint8_t ops[200];
+		uint64_t id;
+		int side;
+
+		play_open(&p);
+		b = ask(&p, true, &id);
+		play_answer_group(&p, 0, id, FRAME_APPLIED);
+		play_expect_done(&p, b, false);
+		side = play_accept(&p);
+		play_expect_round(&p, side, 1);
+		play_say_text(side, other_terms[i].answer);
+		play_turn(&p);
+		if (p.n_done != p.n_taken)
+			fail_msg("%s: taken for committed", other_terms[i].name);
+		p.term++;
+		play_again(&p, 0);
+		close(side);
+		assert_int_equal(play_take_frame(&p, 0, ops, sizeof(ops), false).id, id);
+		play_answer_group(&p, 0, id, FRAME_CONFLICT);
+		side = play_accept(&p);
+		play_expect_round(&p, side, 1);
+		play_answer_round(side, 1);
+		play_expect_done(&p, b, true);
+		play_expect_answer(b, 0, FRAME_CONFLICT);
+		close(side);
+		play_close(&p);
+	}
 }
 
 static void
@@ -375,7 +436,7 @@ test_a_user_who_may_not_wait_is_told_and_frames_go_on(void **state)
 	play_answer_group(&p, 0, id, FRAME_APPLIED);
 	play_expect_done(&p, b, false);
 	side = play_accept(&p);
-	expect_round(&p, side, 1);
+	play_expect_round(&p, side, 1);
 	play_say_text(side, "-NOPERM no permission for 'snf.mark'\r\n");
 	read = ask(&p, false, &id);
 	play_answer_read(&p, 0, id);
@@ -418,8 +479,11 @@ test_while_asking_every_command_is_preceded(void **state)
 	play_expect_done(&p, b, false);
 	side = play_accept(&p);
 	play_expect(&p, side, "*1\r\n$6\r\nASKING\r\n");
-	expect_round(&p, side, 1);
-	play_say_text(side, "+OK\r\n:1\r\n:1\r\n");
+	play_expect_mark(&p, side);
+	play_expect(&p, side, "*3\r\n$4\r\nWAIT\r\n$1\r\n1\r\n$3\r\n100\r\n");
+	play_expect(&p, side, "*1\r\n$6\r\nASKING\r\n");
+	play_expect_mark(&p, side);
+	play_say_text(side, "+OK\r\n:1\r\n:1\r\n+OK\r\n:1\r\n");
 	play_expect_done(&p, b, true);
 	play_expect_answer(b, 0, FRAME_APPLIED);
 	close(side);
@@ -437,6 +501,8 @@ main(void)
 		cmocka_unit_test(test_only_writes_of_tables_that_ask_for_replicas_wait),
 		cmocka_unit_test(test_the_first_replica_is_waited_for_from_then_on),
 		cmocka_unit_test(test_there_is_an_end_to_what_waits_for_replicas),
+		cmocka_unit_test(
+			test_what_waits_is_among_those_that_the_server_remembers),
 		cmocka_unit_test(test_the_same_term_is_asked_only_what_it_did_not_answer),
 		cmocka_unit_test(test_a_new_term_is_asked_all_that_is_not_final),
 		cmocka_unit_test(test_a_mark_of_another_term_opens_again),

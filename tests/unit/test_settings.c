@@ -1,6 +1,6 @@
 /*
- * test_settings.c - an instance's file: what is said of tables, of replicas, of the loss
- * of the store, and what a reload leaves as it was.
+ * test_settings.c - an instance's file: what is said of tables, their formats, replicas,
+ * and the loss of the store, and what a reload leaves as it was.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -61,6 +61,12 @@ test_what_a_file_may_not_say(void **state)
 		{ FIREWALL "tables: {connection: {limit: 0}}", "4: 'tables.connection" },
 		{ FIREWALL "tables: {connection: {full: maybe}}", "refuse, evict" },
 		{ FIREWALL "tables: {connection: {commit: 3}}", "auto, 0, 1, 2" },
+		{ FIREWALL "tables: {connection: {format: 0}}", "1 to 255" },
+		{ FIREWALL "tables: {connection: {format: 2}}",
+		  "4: tables.connection.format is 2, want one that this release writes: "
+		  "1" },
+		{ REASSEMBLY "tables: {segment: {format: 9}}",
+		  "4: tables.segment.format is 9" },
 		{ FIREWALL "commit: 3", "4: 'commit' is 3" },
 		{ FIREWALL "partitions: 65", "1 to 64" },
 		{ FIREWALL "partitions: 0", "1 to 64" },
@@ -119,6 +125,51 @@ test_tables_are_as_the_file_has_them(void **state)
 				 strcmp(table[i].name, "nat.forward") == 0);
 }
 
+/* Can write 2 and 3, and its own. */
+static unsigned int
+downgrade(uint8_t to, const void *value, unsigned int value_bytes, void *old)
+{
+	(void)value, (void)old;
+	return to == 2 ? 20 : to == 3 ? value_bytes : 0;
+}
+
+static void
+test_older_formats_are_those_that_a_table_writes(void **state)
+{
+	static const struct pipe_table none[STORE_MAX_TABLES];
+	struct nf_table *table[STORE_MAX_TABLES];
+	uint8_t format[STORE_MAX_TABLES];
+	struct store_table declared[STORE_MAX_TABLES];
+	char said[1024], text[256];
+
+	(void)state;
+	assert_int_equal(nf_tables(nf_find("firewall"), 0, table, STORE_MAX_TABLES), 1);
+	table[0]->format = 5;
+	table[0]->downgrade = downgrade;
+	for (unsigned int i = 0; i <= 6; i++) {
+		bool writes = i == 2 || i == 3 || i == 5;
+		struct settings *s;
+
+		snprintf(text, sizeof(text),
+			 FIREWALL "tables: {connection: {format: %u}}", i);
+		s = load(i > 0 ? text : FIREWALL, said, sizeof(said));
+		assert_int_equal(s != NULL, writes || i == 0);
+		if (s == NULL) {
+			assert_non_null(strstr(said, "this release writes: 2, 3, 5"));
+			continue;
+		}
+		settings_formats(s, format);
+		assert_int_equal(format[0], i);
+		settings_free(s);
+	}
+	/* The store has to take the longest of them. */
+	assert_int_equal(pipe_tables(nf_find("firewall"), none, declared), 1);
+	assert_int_equal(declared[0].value_max, 20);
+	assert_int_equal(declared[0].format, 5);
+	table[0]->format = 1;
+	table[0]->downgrade = NULL;
+}
+
 static void
 test_a_reload_names_what_it_leaves(void **state)
 {
@@ -132,6 +183,10 @@ test_a_reload_names_what_it_leaves(void **state)
 		  "store_timeout, memory, alerts" },
 		{ FIREWALL "tables: {connection: {limit: 5}}", FIREWALL "commit: 1",
 		  "commit, tables" },
+		{ FIREWALL "tables: {connection: {format: 1}}", FIREWALL, "" },
+		{ FIREWALL, FIREWALL "tables: {connection: {format: 1}}", "" },
+		{ FIREWALL "tables: {connection: {full: evict}}",
+		  FIREWALL "tables: {connection: {format: 1}}", "tables" },
 		{ FIREWALL "partitions: 2\npipes: {max: 2}",
 		  FIREWALL "pipes: {min: 2}\npace: original\nhugepages: off",
 		  "partitions, pipes.min, pace, hugepages" },
@@ -160,6 +215,7 @@ main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_what_a_file_may_not_say),
 		cmocka_unit_test(test_tables_are_as_the_file_has_them),
+		cmocka_unit_test(test_older_formats_are_those_that_a_table_writes),
 		cmocka_unit_test(test_a_reload_names_what_it_leaves),
 	};
 
