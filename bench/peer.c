@@ -192,7 +192,7 @@ static int64_t
 line_number(const char **at, const char *end, char type)
 {
 	const char *line = *at;
-	const char *stop = memchr(line, '\n', (size_t)(end - line));
+	const char *stop = line < end ? memchr(line, '\n', (size_t)(end - line)) : NULL;
 
 	if (line < end && *line != type)
 		return -2;

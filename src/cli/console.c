@@ -12,13 +12,16 @@
 
 #include "base/log.h"
 #include "store/link.h"
+#include "store/refusal.h"
 #include "store/resp.h"
 
 enum {
 	CONSOLE_TIMEOUT_MS = 5000,
 	CONSOLE_POLL_MS = 20,			/* Also the longest wait for a deadline. */
 	CONSOLE_COMMAND = 8192,			/* Bytes. */
-	CONSOLE_ANSWER = 64 << 10,		/* Grows. */
+	CONSOLE_ANSWER = 64 << 10,		/* Grows... */
+	CONSOLE_MAX_ANSWER = 64 << 20,		/* ...to what no store has to say. */
+	CONSOLE_MAX_PARTS = 64 << 10,		/* Of one answer. */
 };
 
 struct console {
@@ -52,47 +55,58 @@ console_number(uint64_t number, char room[24])
 	};
 }
 
+/* Takes a part off, a string with its bytes.  Returns as resp_next(). */
+static ssize_t
+part_take(const uint8_t *at, size_t left, struct console_part *part)
+{
+	const uint8_t *text;
+	struct resp r;
+	ssize_t n = resp_next(at, left, &r);
+
+	if (n <= 0)
+		return n;
+	*part = (struct console_part){ r.type, r.number, "", 0 };
+	if (r.type == '+' || r.type == '-') {
+		part->text = r.text;
+		part->text_bytes = r.text_bytes;
+	} else if (r.type == '$' && r.number >= 0) {
+		n = resp_string(at, left, CONSOLE_MAX_ANSWER, &text, &part->text_bytes);
+		part->text = (const char *)text;
+	}
+	return n;
+}
+
 bool
 console_next(struct console_cursor *c, struct console_part *part)
 {
-	struct resp r;
-	ssize_t n = resp_next(c->at, (size_t)(c->end - c->at), &r);
+	ssize_t n = part_take(c->at, (size_t)(c->end - c->at), part);
 
 	if (n <= 0)
 		return false;
 	c->at += n;
-	*part = (struct console_part){ r.type, r.number, r.text, r.text_bytes };
-	if (r.type != '$')
-		return true;
-	part->text = (const char *)c->at;
-	part->text_bytes = r.number > 0 ? (size_t)r.number : 0;
-	if (r.number >= 0)
-		c->at += part->text_bytes + 2;
 	return true;
 }
 
-/* Whether 'bytes' hold a whole answer.  1, 0, -EBADMSG. */
-static int
-is_whole(const uint8_t *at, size_t bytes)
+int
+console_whole(const uint8_t *bytes, size_t n_bytes)
 {
-	const uint8_t *end = at + bytes;
-	int64_t want = 1;
+	const uint8_t *at = bytes, *end = bytes + n_bytes;
+	uint64_t n_parts = 1;
 
-	while (want > 0) {
-		struct resp r;
-		ssize_t n = resp_next(at, (size_t)(end - at), &r);
+	for (uint64_t i = 0; i < n_parts; i++) {
+		struct console_part part;
+		ssize_t n = part_take(at, (size_t)(end - at), &part);
 
-		if (n <= 0)
-			return (int)n;
-		at += n;
-		want--;
-		if (r.type == '*' && r.number > 0)
-			want += r.number;
-		if (r.type != '$' || r.number < 0)
-			continue;
-		if (end - at < r.number + 2)
+		if (n < 0 || (n == 0 && n_bytes > CONSOLE_MAX_ANSWER))
+			return -EBADMSG;
+		if (n == 0)
 			return 0;
-		at += r.number + 2;
+		at += n;
+		if (part.type != '*' || part.number < 0)
+			continue;
+		if ((uint64_t)part.number > CONSOLE_MAX_PARTS - n_parts)
+			return -EBADMSG;
+		n_parts += (uint64_t)part.number;
 	}
 	return 1;
 }
@@ -183,6 +197,12 @@ console_server(struct console *c)
 	return c->server;
 }
 
+uint32_t
+console_connection(const struct console *c)
+{
+	return c->link.connection;
+}
+
 /* Sends all of it.  False: the link went down. */
 static bool
 send_all(struct console *c, const uint8_t *bytes, size_t n, uint64_t end_ms)
@@ -215,7 +235,7 @@ receive_one(struct console *c, uint64_t end_ms)
 
 		size_t n = link_receive(&c->link, c->answer + c->bytes, c->room - c->bytes,
 					now_ms());
-		int whole = is_whole(c->answer, c->bytes += n);
+		int whole = console_whole(c->answer, c->bytes += n);
 
 		if (whole == 1)
 			return true;
@@ -237,14 +257,6 @@ command_write(const struct console_word *word, unsigned int n, struct resp_out *
 	return fits;
 }
 
-/* Whether an error says that another server has the partition: the link then goes there. */
-static bool
-is_elsewhere(const char *text, size_t bytes)
-{
-	return (bytes > 6 && memcmp(text, "MOVED ", 6) == 0) ||
-	       (bytes > 4 && memcmp(text, "ASK ", 4) == 0);
-}
-
 /* One attempt.  1: answered, 0: to be asked again, or -EREMOTEIO. */
 static int
 ask_once(struct console *c, const struct resp_out *command, const uint8_t *bytes,
@@ -260,7 +272,8 @@ ask_once(struct console *c, const struct resp_out *command, const uint8_t *bytes
 		return 0;
 	if (resp_next(c->answer, c->bytes, &r) <= 0 || r.type != '-')
 		return 1;
-	if (is_elsewhere(r.text, r.text_bytes)) {
+	/* Another server has the partition: the link goes there. */
+	if (refusal_of(r.text, r.text_bytes)->kind == REFUSAL_REDIRECT) {
 		link_refused(&c->link, now_ms(), r.text, r.text_bytes);
 		return 0;
 	}
@@ -286,6 +299,13 @@ console_ask(struct console *c, const struct console_word *word, unsigned int n,
 
 		if (err != 0)
 			return err;
+		if (now_ms() >= end_ms) {
+			/* An answer that still comes must not be taken for the next. */
+			link_fail(&c->link, now_ms(), "no answer for %d ms",
+				  CONSOLE_TIMEOUT_MS);
+			snprintf(why, why_bytes, "%s: %s", c->link.name, c->link.reason);
+			return -ETIMEDOUT;
+		}
 		done = ask_once(c, &o, command, end_ms, why, why_bytes);
 	}
 	if (done < 0)

@@ -24,9 +24,9 @@ struct console_cursor {
 };
 
 struct console_part {
-	char type;				/* '+', ':', '$' or '*' */
+	char type;				/* '+', '-', ':', '$' or '*' */
 	int64_t number;				/* ':', and of '$' and '*' the length. */
-	const char *text;			/* '+' and '$', not terminated. */
+	const char *text;			/* '+', '-' and '$', not terminated. */
 	size_t text_bytes;
 };
 
@@ -37,6 +37,8 @@ int console_open(const char *url, unsigned int partition, struct console **out, 
 const char *console_key(const struct console *c);
 /* Where it is: "127.0.0.1:6379". */
 const char *console_server(struct console *c);
+/* Rises with each connect: what WAIT says is of one connection. */
+uint32_t console_connection(const struct console *c);
 /* Asks, follows the partition if it has moved, and waits.  -EREMOTEIO: the server refuses;
  * 'why' is its text. */
 int console_ask(struct console *c, const struct console_word *word, unsigned int n,
@@ -47,7 +49,11 @@ void console_close(struct console *c);		/* NULL is ignored. */
 struct console_word console_text(const char *text);
 struct console_word console_number(uint64_t number, char room[24]);
 
-/* Takes the next part off.  False at the end. */
+/* Takes the next part off.  False at the end, and of bytes that are no answer. */
 bool console_next(struct console_cursor *c, struct console_part *part);
+
+/* Whether the bytes begin with a whole answer.  1, 0: more have to come, -EBADMSG: or
+ * longer than any of a store. */
+int console_whole(const uint8_t *bytes, size_t n_bytes);
 
 #endif

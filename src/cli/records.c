@@ -5,7 +5,8 @@
  * The server is asked for a few hundred at a time, which takes it less than a
  * millisecond; packets are served in between.  A record is deleted only if it is still
  * the one that was looked at.  One of a table whose functions want to hear of its end
- * is not deleted here but made to expire at once, so that they do.
+ * is not deleted here but made to expire at once, so that they do.  What a primary with
+ * replicas says is believed when one of them confirms it: it may have been cut off.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -23,6 +24,7 @@
 enum {
 	RECORDS_SCAN = 256,			/* In one answer. */
 	RECORDS_IDLE_BYTES = 8,			/* Before each. */
+	RECORDS_WAIT_MS = 4000,			/* For a replica. */
 };
 
 struct query {
@@ -34,6 +36,7 @@ struct query {
 	bool json, deletes;
 	uint64_t max;				/* 0: all. */
 	uint64_t n_matched, n_deleted, n_changed;
+	bool unconfirmed;			/* By a replica, in some partition. */
 	uint64_t client, generation, term, next_id;
 };
 
@@ -261,6 +264,57 @@ scan_partition(struct query *q, unsigned int partition, const char *name)
 	return err;
 }
 
+static int
+ask_number(struct query *q, unsigned int partition, const char *const *words,
+	   uint64_t *out)
+{
+	struct console_cursor answer;
+	int err = cli_ask(&q->store, partition, words, 3, &answer);
+
+	return err == 0 ? take_number(&answer, out) : err;
+}
+
+/* Whether a replica, if there is one, has what was deleted.  The marks say that it was
+ * one primary all the time, and WAIT is of the connection that the first came over. */
+static bool
+replica_has(struct query *q, unsigned int partition)
+{
+	struct console *c = q->store.partition[partition];
+	char term[24], timeout[24];
+	const char *const mark[] = { "SNF.MARK", NULL, term };
+	const char *const wait[] = { "WAIT", "1", timeout };
+	uint64_t n_replicas, n_have, still;
+
+	snprintf(term, sizeof(term), "%" PRIu64, q->term);
+	snprintf(timeout, sizeof(timeout), "%d", RECORDS_WAIT_MS);
+	if (ask_number(q, partition, mark, &n_replicas) != 0)
+		return false;
+	if (n_replicas == 0)
+		return true;
+
+	uint32_t connection = console_connection(c);
+
+	return ask_number(q, partition, wait, &n_have) == 0 && n_have > 0 &&
+	       ask_number(q, partition, mark, &still) == 0 &&
+	       console_connection(c) == connection;
+}
+
+static int
+query_partition(struct query *q, const char *command, unsigned int partition,
+		const char *name)
+{
+	uint64_t n_before = q->n_deleted;
+	int err = scan_partition(q, partition, name);
+
+	if (q->n_deleted > n_before && !replica_has(q, partition)) {
+		fprintf(stderr, "%s: partition %u: %" PRIu64
+			" deleted, not confirmed by a replica\n", command, partition,
+			q->n_deleted - n_before);
+		q->unconfirmed = true;
+	}
+	return err;
+}
+
 /* Sorts options and fields apart.  False: not as the usage says. */
 static bool
 parse(struct query *q, int n, char **arguments)
@@ -288,14 +342,20 @@ static int
 run(struct query *q, const char *command, const char *where, const char *table)
 {
 	int err = cli_open(&q->store, where);
+	unsigned int n_missing = err == 0 ? cli_missing(&q->store, command) : 0;
 
+	if (n_missing > 0 && q->deletes) {
+		snprintf(q->store.why, sizeof(q->store.why), "nothing was deleted");
+		err = -ENOENT;
+	}
 	for (unsigned int i = 0; err == 0 && i < q->store.n_partitions; i++)
-		err = scan_partition(q, i, table);
+		if (q->store.partition[i] != NULL)
+			err = query_partition(q, command, i, table);
 	if (err != 0)
-		fprintf(stderr, "%s: %s\n", command,
-			q->store.why[0] != 0 ? q->store.why : "the answer makes no sense");
+		cli_failed(&q->store, command);
 	cli_close(&q->store);
-	return err == 0 ? INSTANCE_OK : INSTANCE_FAILED;
+	return err == 0 && n_missing == 0 && !q->unconfirmed ? INSTANCE_OK
+							     : INSTANCE_FAILED;
 }
 
 int
@@ -322,7 +382,7 @@ delete_records(int n, char **arguments)
 	if (getentropy(&q.client, sizeof(q.client)) != 0)
 		return INSTANCE_FAILED;
 	code = run(&q, "snf delete records", arguments[0], arguments[1]);
-	if (code == INSTANCE_OK)
+	if (code == INSTANCE_OK || q.unconfirmed)
 		printf("%" PRIu64 " deleted, %" PRIu64 " changed meanwhile and left\n",
 		       q.n_deleted, q.n_changed);
 	return code;

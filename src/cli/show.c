@@ -129,8 +129,11 @@ sample_take(struct cli_store *s, struct sample *to)
 		struct cli_table tables[CLI_MAX_TABLES];
 		struct server *server = &to->server[to->n_servers];
 		unsigned int n, k = 0;
-		int err = server_fill(s, i, server);
+		int err;
 
+		if (s->partition[i] == NULL)
+			continue;
+		err = server_fill(s, i, server);
 		if (err == 0)
 			err = cli_tables(s, i, tables, &n);
 		if (err != 0)
@@ -222,25 +225,29 @@ int
 show_store(int n, char **arguments)
 {
 	bool json = n == 2 && strcmp(arguments[1], "--json") == 0;
+	static const char command[] = "snf show store";
 	static struct sample old, new;
+	unsigned int n_missing = 0;
 	struct cli_store s;
 	int err;
 
 	if (n < 1 || n > 2 || (n == 2 && !json))
 		return CLI_USAGE;
 	err = cli_open(&s, arguments[0]);
-	if (err == 0)
+	if (err == 0) {
+		n_missing = cli_missing(&s, command);
 		err = sample_take(&s, &old);
+	}
 	if (err == 0) {
 		poll(NULL, 0, SHOW_INTERVAL_MS);
 		err = sample_take(&s, &new);
 	}
 	if (err != 0)
-		fprintf(stderr, "snf show store: %s\n", s.why);
+		cli_failed(&s, command);
 	else if (json)
 		print_json(&s, &old, &new);
 	else
 		print_people(&s, &old, &new);
 	cli_close(&s);
-	return err == 0 ? INSTANCE_OK : INSTANCE_FAILED;
+	return err == 0 && n_missing == 0 ? INSTANCE_OK : INSTANCE_FAILED;
 }

@@ -48,39 +48,107 @@ cli_ask(struct cli_store *s, unsigned int partition, const char *const *word,
 	return console_ask(c, words, n, answer, s->why, sizeof(s->why));
 }
 
-/* Partitions are numbered from 0 without a gap: the first that is not there ends them. */
+/* Whether the partition is there, and then of how many; 0: it does not know, for it has
+ * no tables.  0 or a negative errno. */
+static int
+partition_open(struct cli_store *s, unsigned int partition, unsigned int *n)
+{
+	struct cli_table tables[CLI_MAX_TABLES];
+	unsigned int n_tables;
+	int err = console_open(s->url, partition, &s->partition[partition], s->why,
+			       sizeof(s->why));
+
+	/* Where others are, nobody can say. */
+	if (err != 0)
+		return err;
+	err = cli_tables(s, partition, tables, &n_tables);
+	*n = err == 0 && n_tables > 0 ? (unsigned int)tables[0].partitions : 0;
+	return err;
+}
+
+/* Whether others may be there, though this one is not: it is lost, or its server is. */
+static bool
+others_may_be(const struct cli_store *s, unsigned int partition, int err)
+{
+	if (s->partition[partition] == NULL)
+		return false;
+	return err == -ETIMEDOUT ||
+	       (err == -EREMOTEIO && (strncmp(s->why, "SNFSTALE", 8) == 0 ||
+				      strncmp(s->why, "CLUSTERDOWN", 11) == 0));
+}
+
+static void
+partition_missing(struct cli_store *s, unsigned int partition)
+{
+	bool lost = strncmp(s->why, "SNFSTALE", 8) == 0;
+
+	snprintf(s->missing[partition], sizeof(s->missing[partition]), "%s",
+		 lost ? "its state is lost, or nobody has used it yet" : s->why);
+	console_close(s->partition[partition]);
+	s->partition[partition] = NULL;
+}
+
+/* How many partitions there are, any of them says that is there. */
+static int
+partitions_open(struct cli_store *s)
+{
+	unsigned int n_known = 0, n_seen = 0;
+
+	for (unsigned int i = 0; i < (n_known != 0 ? n_known : CLI_MAX_PARTITIONS); i++) {
+		unsigned int n = 0;
+		int err = partition_open(s, i, &n);
+
+		if (err != 0 && n_known == 0 && !others_may_be(s, i, err))
+			return err;
+		if (err != 0)
+			partition_missing(s, i);
+		else
+			n_seen = i + 1;
+		if (n_known == 0 && n > i && n <= CLI_MAX_PARTITIONS)
+			n_known = n;
+	}
+	s->n_partitions = n_known != 0 ? n_known : n_seen;
+	if (n_seen > 0)
+		return 0;
+	snprintf(s->why, sizeof(s->why),
+		 "there is no store of that name: no instance has used it yet");
+	return -ENOENT;
+}
+
 int
 cli_open(struct cli_store *s, const char *where)
 {
-	static const char *const look[] = { "SNF.TABLES", NULL };
-	struct console_cursor answer;
 	int err;
 
 	*s = (struct cli_store){ 0 };
 	err = find_url(s, where);
-	while (err == 0 && s->n_partitions < CLI_MAX_PARTITIONS) {
-		err = console_open(s->url, s->n_partitions,
-				   &s->partition[s->n_partitions], s->why,
-				   sizeof(s->why));
-		if (err != 0)
-			break;
-		err = cli_ask(s, s->n_partitions, look, 2, &answer);
-		if (err == -EREMOTEIO && strncmp(s->why, "SNFSTALE", 8) == 0) {
-			console_close(s->partition[s->n_partitions]);
-			s->partition[s->n_partitions] = NULL;
-			err = 0;
-			break;
-		}
-		s->n_partitions += err == 0;
-	}
-	if (err == 0 && s->n_partitions == 0) {
-		snprintf(s->why, sizeof(s->why),
-			 "there is no store of that name: no instance has used it yet");
-		err = -ENOENT;
-	}
+	if (err == 0)
+		err = partitions_open(s);
 	if (err != 0)
 		cli_close(s);
 	return err;
+}
+
+unsigned int
+cli_missing(const struct cli_store *s, const char *command)
+{
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < s->n_partitions; i++) {
+		if (s->partition[i] != NULL)
+			continue;
+		fprintf(stderr, "%s: partition %u of %u is missing: %s\n", command, i,
+			s->n_partitions, s->missing[i]);
+		n++;
+	}
+	return n;
+}
+
+void
+cli_failed(const struct cli_store *s, const char *command)
+{
+	fprintf(stderr, "%s: %s\n", command,
+		s->why[0] != 0 ? s->why : "the answer makes no sense");
 }
 
 void
@@ -118,7 +186,8 @@ cli_tables(struct cli_store *s, unsigned int partition,
 
 	if (err != 0)
 		return err;
-	if (!console_next(&c, &list) || list.type != '*' || list.number > CLI_MAX_TABLES)
+	if (!console_next(&c, &list) || list.type != '*' || list.number < 0 ||
+	    list.number > CLI_MAX_TABLES)
 		return -EPROTO;
 	*n = (unsigned int)list.number;
 	for (unsigned int i = 0; i < *n; i++) {

@@ -17,7 +17,8 @@ enum {
 /* A table, as one partition or all together have it: what SNF.TABLES says. */
 #define CLI_TABLE_FIELDS(X)                                                              \
 	X(id) X(format) X(flags) X(limit) X(records) X(due) X(reads) X(hits) X(writes)   \
-	X(expired) X(leased) X(settled) X(evicted) X(full) X(key_max) X(value_max)
+	X(expired) X(leased) X(settled) X(evicted) X(full) X(key_max) X(value_max)       \
+	X(partitions)
 
 struct cli_table {
 	char name[32];
@@ -29,14 +30,20 @@ struct cli_table {
 struct cli_store {
 	char url[1024];
 	unsigned int n_partitions;
-	struct console *partition[CLI_MAX_PARTITIONS];
+	struct console *partition[CLI_MAX_PARTITIONS];	/* NULL: missing... */
+	char missing[CLI_MAX_PARTITIONS][CLI_WHY];	/* ...and why. */
 	char why[CLI_WHY];			/* After a call that failed. */
 };
 
 /* 'where' is a store's URL, or an instance's file that has one.  Connects to all of its
- * partitions.  0 or a negative errno. */
+ * partitions, or those that are there.  0 or a negative errno: none is. */
 int cli_open(struct cli_store *s, const char *where);
 void cli_close(struct cli_store *s);
+
+/* Complains of the partitions that are missing.  Returns their number. */
+unsigned int cli_missing(const struct cli_store *s, const char *command);
+/* Complains of a call that failed. */
+void cli_failed(const struct cli_store *s, const char *command);
 
 /* Asks the server of a partition: words of text, the key put in for NULL. */
 int cli_ask(struct cli_store *s, unsigned int partition, const char *const *word,

@@ -13,7 +13,8 @@
  *
  * All but TABLES and SCAN are "write" commands: only a primary executes them, even a
  * frame that reads.  None is "deny-oom": while memory is short, groups that put are
- * refused one by one and all others go on.
+ * refused one by one and all others go on.  What would take memory besides is refused
+ * then: SNF.OPEN makes no partition, and a client that is not known gets no groups.
  */
 #define _GNU_SOURCE
 #include "module/module.h"
@@ -21,6 +22,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
 	MODULE_VERSION = 2,
@@ -221,6 +223,24 @@ effects_create(struct RedisModuleCtx *ctx, struct RedisModuleKey *key,
 	return 0;
 }
 
+/*
+ * Ends the server: this copy is not what its primary has, or its file says.  An error
+ * would be heard by nobody.  The replica would stay in the stream, WAIT would go on
+ * counting it, and its promotion would lose what was committed; without the key it would
+ * count just the same, and nothing that a module may do makes it leave.  A process that
+ * has ended counts nowhere, and when it is started again it fetches a whole copy.  As the
+ * server does where it cannot load a file: nothing is saved.
+ */
+static _Noreturn void
+effects_fail(struct RedisModuleCtx *ctx, struct RedisModuleString *name, int err)
+{
+	RedisModule_Log(ctx, "warning",
+			"snf: effects for %s not applied (%s): this copy would differ, "
+			"so the server ends",
+			RedisModule_StringPtrLen(name, NULL), strerror(-err));
+	_exit(1);
+}
+
 static int
 effects_command(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int argc)
 {
@@ -241,12 +261,8 @@ effects_command(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int
 	else if (RedisModule_KeyType(key) == SERVER_KEY_EMPTY)
 		err = effects_create(ctx, key, argv[1], what, bytes);
 	RedisModule_CloseKey(key);
-	if (err != 0) {
-		RedisModule_Log(ctx, "warning",
-				"effects not applied (%s): this copy now differs",
-				strerror(-err));
-		return reply_error(ctx, err);
-	}
+	if (err != 0)
+		effects_fail(ctx, argv[1], err);
 	RedisModule_ReplicateVerbatim(ctx);
 	RedisModule_SignalModifiedKey(ctx, argv[1]);
 	return RedisModule_ReplyWithSimpleString(ctx, "OK");

@@ -24,6 +24,7 @@ struct opening {
 	uint64_t generation;             /* 0: any, and random for a new one. */
 	struct RedisModuleString **word; /* OPEN_TABLE_WORDS for each table. */
 	unsigned int n_tables;
+	bool refuse;                     /* To make a partition: memory is short. */
 	char error[160];
 };
 
@@ -138,6 +139,9 @@ opening_create(struct opening *o, struct RedisModuleKey *key, struct partition *
 	uint64_t seed[2];
 	struct partition *p;
 
+	if (o->refuse)
+		return opening_fail(o, -ENOMEM,
+				    "ERR SNFNOMEM memory is short: no partition is made");
 	persist_seed(seed);
 
 	int err = partition_new(o->generation != 0 ? o->generation : persist_random(),
@@ -232,6 +236,7 @@ open_command(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int ar
 			return RedisModule_ReplyWithError(ctx, module_not_for_clients);
 		if (tick_term() == 0)
 			return reply_error(ctx, -EROFS);
+		o.refuse = RedisModule_GetUsedMemoryRatio() >= 1.0f;
 	}
 
 	struct RedisModuleKey *key =

@@ -26,7 +26,8 @@ reply_number(struct RedisModuleCtx *ctx, const char *name, uint64_t number)
 }
 
 static void
-reply_table(struct RedisModuleCtx *ctx, unsigned int id, const struct core_table *t)
+reply_table(struct RedisModuleCtx *ctx, const struct partition *p, unsigned int id,
+	    const struct core_table *t)
 {
 	const struct {
 		const char *name;
@@ -48,6 +49,7 @@ reply_table(struct RedisModuleCtx *ctx, unsigned int id, const struct core_table
 		{ "full", t->n_full },
 		{ "key_max", t->key_max },
 		{ "value_max", t->value_max },
+		{ "partitions", partition_siblings(p) },
 	};
 	const unsigned int n = sizeof(fields) / sizeof(fields[0]);
 
@@ -77,7 +79,7 @@ tables_command(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int 
 
 	RedisModule_ReplyWithArray(ctx, n_tables);
 	for (unsigned int i = 0; i < n_tables; i++)
-		reply_table(ctx, i, &t[i]);
+		reply_table(ctx, p, i, &t[i]);
 	return SERVER_OK;
 }
 

@@ -201,15 +201,27 @@ count(struct nf_run *r, const struct pool_key *key, const struct slot *slot,
 	pool_add(r, key, offset, delta, none, none + UINT32_MAX);
 }
 
-/* Takes a connection off the count of its backend. */
-static void
-count_off(struct nf_run *r, const struct pool_key *key, const struct slot *slot,
+/* Takes a connection off the count of its backend, unless there is none: the counts may
+ * have been lost.  That is not for a glance to say.  It guesses at what is under way, and
+ * of that some comes to nothing, as when another instance has closed a connection before;
+ * so the count is read then, and stays as it is until this run's group is applied.
+ * False: pending. */
+static bool
+count_off(struct nf_run *r, const struct pool_key *key, const struct slot *glanced,
 	  unsigned int n, const struct endpoint *backend)
 {
+	const struct slot *slot = glanced;
 	unsigned int at = slot_find(slot, n, backend);
 
+	if (at == n || n_open(&slot[at]) <= 0) {
+		slot = pool_slots(r, key, NF_READ, &n);
+		if (nf_pending(r))
+			return false;
+		at = slot_find(slot, n, backend);
+	}
 	if (at < n && n_open(&slot[at]) > 0)
 		count(r, key, slot, at, -1);
+	return true;
 }
 
 /* The pool with slots for the backends that have none: those of backends that no longer
@@ -305,19 +317,34 @@ lb_open(struct nf_run *r, const struct pool_key *key, const struct slot *slot,
 	return NF_SEND;
 }
 
-/* Takes the connection off the count. */
-static bool
+/* Sends a packet of a connection to its other end. */
+static enum nf_verdict
+forward(struct nf_run *r, const struct client *client, bool from_backend)
+{
+	const struct lb *lb = nf_static(r);
+
+	if (from_backend)
+		nf_set_src(r, &lb->address);
+	else
+		nf_set_dst(r, &client->backend);
+	return NF_SEND;
+}
+
+/* Takes the connection off the count, and sends the packet that closes it. */
+static enum nf_verdict
 lb_close(struct nf_run *r, const struct flow *flow, const struct client *client,
-	 const struct pool_key *key, const struct slot *slot, unsigned int n)
+	 const struct pool_key *key, const struct slot *slot, unsigned int n,
+	 bool from_backend)
 {
 	const struct lb *lb = nf_static(r);
 	struct client closed = { client->backend, .closed = 1 };
 
 	if (!nf_checksum_ok(r))
-		return false;
-	count_off(r, key, slot, n, &client->backend);
+		return nf_drop(r, NF_DROP_CHECKSUM);
+	if (!count_off(r, key, slot, n, &client->backend))
+		return NF_WAIT;
 	client_write_for(r, flow, &closed, lb->closed_ms);
-	return true;
+	return forward(r, client, from_backend);
 }
 
 /* A connection went silent. */
@@ -335,19 +362,6 @@ client_expired(struct nf_run *r, const void *from, const void *value)
 	slot = pool_slots(r, &key, NF_GLANCE, &n);
 	if (!nf_pending(r))
 		count_off(r, &key, slot, n, &client->backend);
-}
-
-/* Sends a packet of a connection to its other end. */
-static enum nf_verdict
-forward(struct nf_run *r, const struct client *client, bool from_backend)
-{
-	const struct lb *lb = nf_static(r);
-
-	if (from_backend)
-		nf_set_src(r, &lb->address);
-	else
-		nf_set_dst(r, &client->backend);
-	return NF_SEND;
 }
 
 /* A packet that may open or close the connection 'flow' names. */
@@ -368,8 +382,8 @@ lb_change(struct nf_run *r, const struct flow *flow, bool from_backend)
 		return lb_open(r, &key, slot, n);
 	if (client == NULL)
 		return nf_drop(r, NF_DROP_STATE);
-	if (!opens && !client->closed && !lb_close(r, flow, client, &key, slot, n))
-		return nf_drop(r, NF_DROP_CHECKSUM);
+	if (!opens && !client->closed)
+		return lb_close(r, flow, client, &key, slot, n, from_backend);
 	return forward(r, client, from_backend);
 }
 

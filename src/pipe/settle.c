@@ -239,7 +239,7 @@ bind_group(struct store_part *part, struct nf_run *r)
 {
 	struct frame_value v = { .answer = FRAME_MISS };
 
-	r->fate = RUN_LOST;
+	r->fate = part->error == -ENOMEM ? RUN_REFUSED : RUN_LOST;
 	if (unlikely(part->error != 0))
 		return;
 	while (v.answer < FRAME_APPLIED) {

@@ -450,14 +450,22 @@ apply_window(struct apply *a)
 	}
 }
 
-/* What the effects of a frame take at the most.  An operation that makes a record takes
- * 24 bytes or more, and up to 96 as effects: it may evict another one with a key of 64.
- * The rest are once a frame. */
+/* What the effects of a frame take at the most.  Any operation in a group may delete a
+ * record of its key, be it one whose time has passed; what writes says so besides, at
+ * most in a PATCH with its key or a PUT with key and value, and may evict a record with a key
+ * of any length.  The rest are once a frame. */
 static size_t
-effects_max(const struct frame_head *head, const struct frame_shape *shape)
+effects_max(const struct frame_shape *shape)
 {
-	return 4 * (size_t)head->n_bytes + EFFECT_DECLARE_BYTES + CORE_TABLE_NAME +
-	       EFFECT_CLIENT_BYTES + client_answers_bytes(shape->n_groups);
+	const size_t a_write = EFFECT_PATCH_BYTES + EFFECT_DELETE_BYTES + FRAME_MAX_KEY;
+
+	static_assert(EFFECT_PATCH_BYTES >= EFFECT_MEMBER_BYTES &&
+			      EFFECT_PATCH_BYTES >= EFFECT_PUT_BYTES + QUARANTINE_KEY,
+		      "none has a longer head");
+	return shape->n_ops * EFFECT_DELETE_BYTES + 2 * shape->key_bytes +
+	       shape->n_writes * a_write + shape->value_bytes + EFFECT_DECLARE_BYTES +
+	       CORE_TABLE_NAME + EFFECT_CLIENT_BYTES +
+	       client_answers_bytes(shape->n_groups);
 }
 
 /* Gets everything that a frame needs, or fails. */
@@ -484,9 +492,10 @@ apply_prepare(struct apply *a, const struct frame_head *head,
 	if (shape->n_groups == 0 || seen == 1)
 		return 0;
 	if (a->effects != NULL &&
-	    buffer_reserve(a->effects, effects_max(head, shape)) != 0)
+	    buffer_reserve(a->effects, effects_max(shape)) != 0)
 		return -ENOMEM;
-	return clients_prepare(clients, head->client, shape->n_groups, client,
+	return clients_prepare(clients, head->client, shape->n_groups,
+			       a->refuse ? CLIENTS_SHORT : CLIENTS_SPARE, a->now, client,
 			       &a->answers);
 }
 
@@ -514,10 +523,10 @@ partition_apply(struct partition *p, const void *frame, size_t bytes, uint64_t t
 	a.effects = effects;
 	a.repeat = NULL;
 	a.n_groups = 0;
+	a.now = partition_tick(p, now_ms);
 	int err = apply_prepare(&a, &head, &shape, reply, &client);
 	if (err != 0)
 		return err;
-	a.now = partition_tick(p, now_ms);
 	start = reply->data + reply->bytes;
 	a.out = start + FRAME_REPLY_HEAD_BYTES;
 	while (window_fill(&a.window, &c))
@@ -529,7 +538,7 @@ partition_apply(struct partition *p, const void *frame, size_t bytes, uint64_t t
 	if (client != NULL)
 		effect_client(effects, head.client, head.id, shape.n_groups, a.answers);
 	if (client != NULL)
-		clients_remember(&p->clients, client, head.id, shape.n_groups, a.now);
+		clients_remember(client, head.id, shape.n_groups);
 	p->n_frames++;
 	p->n_repeats += a.repeat != NULL;
 	return 0;

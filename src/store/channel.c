@@ -24,6 +24,7 @@
 enum {
 	CHANNEL_REPLY_BYTES = 16 << 10,		/* Grows to the longest that came. */
 	CHANNEL_IDLE_MS = 100,			/* A closed connection is seen by then. */
+	CHANNEL_SAY_MS = 10000,			/* Between log lines that are alike. */
 };
 
 /* --- What the three conversations share --------------------------------------- */
@@ -285,20 +286,40 @@ starts_with(const struct resp *r, const char *prefix)
 	return r->text_bytes >= n && memcmp(r->text, prefix, n) == 0;
 }
 
+/* Whether it is time to say again what may happen with every batch. */
+static bool
+may_say(uint64_t *said_ms, uint64_t now_ms)
+{
+	if (*said_ms != 0 && now_ms - *said_ms < CHANNEL_SAY_MS)
+		return false;
+	*said_ms = now_ms;
+	return true;
+}
+
 /* An error reply: some are about this frame alone.  Returns whether this one is. */
 static bool
 reply_refused(struct channel *c, const struct resp *r, uint64_t now_ms)
 {
-	bool is_bad = starts_with(r, "ERR SNFBAD");
+	static const struct {
+		const char *prefix;
+		int err;
+	} alone[] = {
+		{ "ERR SNFBAD", -EBADMSG },
+		{ "SNFREPEAT", -EALREADY },
+		{ "ERR SNFNOMEM", -ENOMEM },
+	};
 
-	if (!is_bad && !starts_with(r, "SNFREPEAT")) {
-		link_refused(&c->frames, now_ms, r->text, r->text_bytes);
-		return false;
+	for (size_t i = 0; i < sizeof(alone) / sizeof(alone[0]); i++) {
+		if (!starts_with(r, alone[i].prefix))
+			continue;
+		if (may_say(&c->refused_ms, now_ms))
+			log_warning("store", "%s: a batch was refused: %.*s",
+				    c->frames.name, (int)r->text_bytes, r->text);
+		flight_done(c, alone[i].err);
+		return true;
 	}
-	log_warning("store", "%s: a batch was refused: %.*s", c->frames.name,
-		    (int)r->text_bytes, r->text);
-	flight_done(c, is_bad ? -EBADMSG : -EALREADY);
-	return true;
+	link_refused(&c->frames, now_ms, r->text, r->text_bytes);
+	return false;
 }
 
 /* The first line of the oldest part's answer.  Returns whether there was one. */
@@ -423,6 +444,11 @@ channel_expire(struct channel *c, uint64_t now_ms)
 	while (is_overdue(c, &c->uncommitted, now_ms)) {
 		struct channel_part *p = ring_pop(&c->uncommitted);
 
+		if (may_say(&c->missed_ms, now_ms))
+			log_warning("store",
+				    "%s: replicas have not acknowledged what was written "
+				    "within %u ms: its packets are dropped",
+				    c->frames.name, c->timeout_ms);
 		p->part->error = -ETIMEDOUT;
 		p->batch->n_uncommitted--;
 	}

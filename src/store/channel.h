@@ -97,6 +97,7 @@ struct channel {
 	bool was_up;
 	bool look;				/* At sockets, even if nothing is due. */
 	uint64_t turned_ms, looked_ms, lost_ms;
+	uint64_t refused_ms, missed_ms;		/* When it was last said. */
 
 	/* Commits. */
 	struct link commits;

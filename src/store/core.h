@@ -45,7 +45,9 @@ enum core_table_flags {
 	CORE_LEASED = 1,
 	CORE_EVICT = 2,				/* Instead of refusing: the record of
 						 * lowest rank, among those the one that
-						 * expires first. */
+						 * expires first, or about: of those that
+						 * were touched since they were written,
+						 * a group passes over 32. */
 	CORE_TABLE_FLAGS = 3,
 };
 
@@ -116,13 +118,15 @@ void buffer_fini(struct buffer *b);
  * on a copy of the partition gives the same records and remembered frames.
  * 'term' is the only one that frames may carry now.
  * 'refuse' is set while memory is short: groups that put, or make a record or have it
- * grow, are refused; reads, deletes and what gives back go on.
+ * grow, are refused; reads, deletes and what gives back go on.  A frame with groups of a
+ * client that is not known fails then as a whole.
  *
  * A frame whose client and id were seen before does not apply its groups again:
  * they are answered as the first time, its reads afresh.  -EALREADY: seen so long
  * ago that the answer is forgotten.  -ESTALE: another generation or term.  -EBADMSG,
  * -ENOMEM, -EMSGSIZE (the reply would be over FRAME_MAX_REPLY_BYTES if every read
- * hit a value of its table's value_max).  After an error nothing has changed.
+ * hit a value of its table's value_max).  After an error nothing has changed; clients
+ * that were silent for some time may be forgotten after -ENOMEM.
  */
 int partition_apply(struct partition *p, const void *frame, size_t bytes, uint64_t term,
 		    uint64_t now_ms, bool refuse, struct buffer *reply,

@@ -264,10 +264,11 @@ replay_client(struct partition *p, struct effect_cursor *c, uint32_t now)
 	}
 	if (clients_seen(&p->clients, id[0], id[1], &known) != 0)
 		return 0;
-	if (clients_prepare(&p->clients, id[0], head[1], &client, &to) != 0)
+	if (clients_prepare(&p->clients, id[0], head[1], CLIENTS_FOLLOW, now, &client,
+			    &to) != 0)
 		return -ENOMEM;
 	memcpy(to, answers, client_answers_bytes(head[1]));
-	clients_remember(&p->clients, client, id[1], head[1], now);
+	clients_remember(client, id[1], head[1]);
 	return 0;
 }
 

@@ -20,6 +20,7 @@ enum {
 			 1 << FRAME_SETTLE | 1 << FRAME_ADD | 1 << FRAME_TAKE |
 			 1 << FRAME_GIVE,
 	FRAME_BLIND = 1 << FRAME_ADD | 1 << FRAME_TAKE | 1 << FRAME_GIVE,
+	FRAME_WRITES = FRAME_BLIND | 1 << FRAME_PUT,
 };
 
 static inline uint64_t
@@ -332,7 +333,8 @@ validate_blind(struct frame_cursor c, unsigned int n_ops)
 
 static int
 validate_group(struct frame_cursor *c, const struct frame_op *group,
-	       const struct frame_limits *tables, unsigned int n_tables)
+	       const struct frame_limits *tables, unsigned int n_tables,
+	       struct frame_shape *shape)
 {
 	const struct frame_cursor start = *c;
 	struct frame_op op;
@@ -345,12 +347,18 @@ validate_group(struct frame_cursor *c, const struct frame_op *group,
 		if (frame_next(c, &op) != 1 || (FRAME_IN_GROUP >> op.kind & 1) == 0 ||
 		    !key_fits(&op, tables, n_tables))
 			return -EBADMSG;
-		if (op.kind == FRAME_PUT && op.value_bytes > tables[op.table].value_max)
-			return -EBADMSG;
+		if (op.kind == FRAME_PUT) {
+			if (op.value_bytes > tables[op.table].value_max)
+				return -EBADMSG;
+			shape->value_bytes += op.value_bytes;
+		}
 		if (is_blind(&op) && !blind_fits(&op, tables[op.table].value_max))
 			return -EBADMSG;
 		kinds |= 1u << op.kind;
+		shape->n_writes += FRAME_WRITES >> op.kind & 1;
+		shape->key_bytes += op.key_bytes;
 	}
+	shape->n_ops += group->n_ops;
 	if ((kinds & FRAME_BLIND) != 0 && !validate_blind(start, group->n_ops))
 		return -EBADMSG;
 	return 0;
@@ -363,7 +371,8 @@ validate_alone(const struct frame_op *op, const struct frame_limits *tables,
 {
 	if (op->kind == FRAME_TOUCH)
 		return 0;
-	if (op->kind != FRAME_PICK || !range_fits(op, tables[op->table].value_max))
+	if (op->kind != FRAME_PICK || !range_fits(op, tables[op->table].value_max) ||
+	    ++shape->n_picks > FRAME_MAX_PICKS)
 		return -EBADMSG;
 	shape->n_answers++;
 	shape->max_reply_bytes += FRAME_LONG_OP + FRAME_ALIGN;
@@ -406,7 +415,7 @@ frame_validate(struct frame_cursor c, const struct frame_limits *tables,
 		if (more != 1)
 			return more;
 		if (op.kind == FRAME_GROUP) {
-			if (validate_group(&c, &op, tables, n_tables) != 0)
+			if (validate_group(&c, &op, tables, n_tables, shape) != 0)
 				return -EBADMSG;
 			shape->n_groups++;
 			shape->n_answers++;

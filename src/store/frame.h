@@ -62,6 +62,7 @@ enum {
 	FRAME_MAX_MEMBERS = 65536,
 	FRAME_RANKS = 2,
 	FRAME_MAX_GROUP_OPS = 32,
+	FRAME_MAX_PICKS = 4096,			/* Of a frame: 16 ms at worst. */
 	FRAME_HEAD_BYTES = 40,
 	FRAME_REPLY_HEAD_BYTES = 16,
 	FRAME_REMEMBERED = 64,			/* Of a client, those with groups. */
@@ -370,7 +371,11 @@ int frame_next(struct frame_cursor *c, struct frame_op *op);
 /* What a frame asks for; a server validates it whole before it changes anything. */
 struct frame_shape {
 	unsigned int n_answers, n_groups;
+	unsigned int n_picks;
 	size_t max_reply_bytes;			/* If every read hits with a value_max. */
+	/* Of the operations in groups; writes are all that can leave a record. */
+	size_t n_ops, n_writes;
+	size_t key_bytes, value_bytes;		/* Of all of them; of PUTs. */
 };
 
 /* Table limits as frame_validate() needs them. */
@@ -381,8 +386,8 @@ struct frame_limits {
 /* Checks all of the operations: known kinds, tables below 'n_tables', lengths
  * within the limits, groups complete, with at least one member and a version
  * other than 0; members below their range's size, fields inside their value, bounds
- * that enclose something; and that a key that ADD, TAKE or GIVE names is not named by a
- * PUT, DELETE or SETTLE of the same group, nor the same field or member twice, nor one
+ * that enclose something; not too many PICKs; and that a key that ADD, TAKE or GIVE
+ * names is not named by a PUT, DELETE or SETTLE of the same group, nor the same field or member twice, nor one
  * key as a range and not, nor with two lengths of the value that is made.
  * Returns 0 or -EBADMSG. */
 int frame_validate(struct frame_cursor c, const struct frame_limits *tables,

@@ -5,8 +5,10 @@
  * gives up as many others for them: of the lowest rank that has any, those that expire
  * first, which is how they stand in that rank's wheel.  A record that was touched since
  * it was armed stands there too early: it is armed again where it belongs, and the next
- * one is looked at, a bounded number of times.  What the group itself writes stays, and
- * so does what has no idle time, for it is in no wheel.
+ * one is looked at, LIMITS_TRIES times for a group, which bounds what a flood of new
+ * records can cost.  Behind as many touched ones the next goes, touched or not; the order
+ * mends itself as groups come, for each of them puts so many in their places.  What the
+ * group itself writes stays, and so does what has no idle time, for it is in no wheel.
  *
  * A table that has more records than its limit, for that was lowered, does not shrink by
  * this: each new record takes the place of one.

@@ -89,6 +89,7 @@ struct table {
 	uint32_t n_segments, segments_room;
 	uint32_t n_spill, spill_room;
 	uint32_t n_buckets, mask;		/* mask / 2 < n_buckets <= mask */
+	uint32_t room;				/* Buckets that segments have room for. */
 	uint32_t spill_free;			/* List of overflow buckets. */
 	uint32_t n_spill_free;
 	uint64_t n_records;
@@ -303,12 +304,20 @@ void clients_fini(struct clients *c);
 /* 0: never seen; 1: remembered, and '*out' is set; -EALREADY: forgotten. */
 int clients_seen(const struct clients *c, uint64_t client, uint64_t frame,
 		 const struct client_frame **out);
+/* Who has to make way for a client that needs room. */
+enum clients_way {
+	CLIENTS_FOLLOW,				/* Anybody: a primary has decided. */
+	CLIENTS_SPARE,				/* Nobody who was heard of lately. */
+	CLIENTS_SHORT,				/* The same; and memory is short. */
+};
+
 /* Finds or makes the client, and a place for the answers of its next frame, all 0,
- * over its oldest one.  Nothing may fail between this and clients_remember(). */
+ * over its oldest one.  -ENOMEM also if nobody makes way.  Nothing may fail between this
+ * and clients_remember(). */
 int clients_prepare(struct clients *c, uint64_t client, uint32_t n_groups,
-		    struct client **out, uint8_t **answers);
-void clients_remember(struct clients *c, struct client *client, uint64_t frame,
-		      uint32_t n_groups, uint32_t now);
+		    enum clients_way way, uint32_t now, struct client **out,
+		    uint8_t **answers);
+void clients_remember(struct client *client, uint64_t frame, uint32_t n_groups);
 void clients_forget(struct clients *c, uint64_t client);
 /* The client that was silent for the longest, if for longer than it may. */
 const struct client *clients_silent(const struct clients *c, uint32_t now);
@@ -437,6 +446,10 @@ bool limits_make_room(struct partition *p, const struct group_ops *g, uint32_t n
 		      struct buffer *effects);
 
 /* --- ranges.c: bitmaps of members, and quarantine -------------------------------- */
+
+enum {
+	QUARANTINE_KEY = 5,			/* Bytes besides the range's key. */
+};
 
 /* PICK: false: no member below 'n_members' is free.  'r' is NULL if there is no range. */
 bool range_pick(struct partition *p, const struct table_probe *probe,

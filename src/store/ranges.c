@@ -24,7 +24,6 @@ enum {
 	RANGE_HEAD = 8,
 	RANGE_DRAWS = 8,			/* Before all members are looked at. */
 	RANGE_WORDS = FRAME_MAX_MEMBERS / 64,
-	QUARANTINE_KEY = 5,			/* Bytes besides the range's key. */
 };
 
 static const struct core_declaration quarantine_table = {
@@ -197,6 +196,16 @@ nth_member(const uint64_t *free, uint32_t number)
 	return i * 64 + (uint32_t)__builtin_ctzll(word);
 }
 
+/* Whether the record says that all its members are taken, and no more are asked for. */
+static bool
+none_free(const struct record *r, uint32_t r_members, uint32_t n)
+{
+	uint32_t n_taken;
+
+	memcpy(&n_taken, r->bytes + FRAME_PAD(r->key_bytes) + 4, 4);
+	return n <= r_members && n_taken >= r_members;
+}
+
 /* Draws from all members, while most are free; looks at all of them when that fails. */
 static bool
 pick_member(struct partition *p, const struct table_probe *probe, const struct record *r,
@@ -205,7 +214,7 @@ pick_member(struct partition *p, const struct table_probe *probe, const struct r
 	uint64_t free[RANGE_WORDS + 1], random = 0;
 	uint32_t r_members = 0, n_free;
 
-	if (r != NULL && !range_size(r, &r_members))
+	if (r != NULL && (!range_size(r, &r_members) || none_free(r, r_members, n)))
 		return false;
 	for (unsigned int i = 0; i < RANGE_DRAWS; i++) {
 		random = i % 2 == 0 ? draw(&p->random) : random >> 32;

@@ -65,7 +65,8 @@ struct store_part {
 	int error;				/* 0; -ETIMEDOUT: nobody knows whether it
 						 * was applied; -EALREADY: nor how it was
 						 * answered; -EBADMSG: it was not, its
-						 * frame is wrong; -ENOTCONN: it was never
+						 * frame is wrong; -ENOMEM: nor was it, the
+						 * server has no memory; -ENOTCONN: it was never
 						 * sent. */
 };
 

@@ -26,6 +26,7 @@ enum {
 	TABLE_LOAD = 6,				/* Entries a bucket, when it is split. */
 	TABLE_FIRST = 64,			/* Buckets at the start. */
 	TABLE_SEGMENT_BITS = 12,		/* 256 KiB: no pause when one is made. */
+	TABLE_SEGMENT = 1 << TABLE_SEGMENT_BITS,	/* Buckets. */
 	TABLE_SPILL_BITS = 8,
 	TABLE_LINE = 64,
 	TABLE_ALL = (1 << TABLE_BUCKET_ENTRIES) - 1,
@@ -183,8 +184,30 @@ spill_give(struct table *t, uint32_t number)
 	t->n_spill_free++;
 }
 
+static inline size_t
+segment_bytes(uint32_t n_buckets)
+{
+	return n_buckets * sizeof(struct table_bucket);
+}
+
+/* The first segment begins small and doubles, so that an empty partition is cheap. */
 static int
-segment_add(struct table *t)
+segment_double(struct table *t)
+{
+	struct table_bucket *b =
+		memory_alloc_lines(segment_bytes(t->room * 2), &t->memory_bytes);
+
+	if (b == NULL)
+		return -ENOMEM;
+	memcpy(b, t->segments[0], segment_bytes(t->room));
+	memory_free_lines(t->segments[0], segment_bytes(t->room), &t->memory_bytes);
+	t->segments[0] = b;
+	t->room *= 2;
+	return 0;
+}
+
+static int
+segment_add(struct table *t, uint32_t n_buckets)
 {
 	struct table_bucket *b;
 
@@ -192,11 +215,20 @@ segment_add(struct table *t)
 	    memory_grow((void **)&t->segments, &t->segments_room, sizeof(*t->segments),
 			&t->memory_bytes) != 0)
 		return -ENOMEM;
-	b = memory_alloc_lines(sizeof(*b) << TABLE_SEGMENT_BITS, &t->memory_bytes);
+	b = memory_alloc_lines(segment_bytes(n_buckets), &t->memory_bytes);
 	if (b == NULL)
 		return -ENOMEM;
 	t->segments[t->n_segments++] = b;
+	t->room += n_buckets;
 	return 0;
+}
+
+static int
+index_grow(struct table *t)
+{
+	if (t->room < TABLE_SEGMENT)
+		return segment_double(t);
+	return segment_add(t, TABLE_SEGMENT);
 }
 
 static uint64_t
@@ -216,7 +248,7 @@ table_init(struct table *t, const uint64_t seed[2])
 		t->secret[i] = secret_next(&state[i % 2]);
 	if (slots_init(&t->slots) != 0)
 		return -ENOMEM;
-	if (segment_add(t) != 0) {
+	if (segment_add(t, TABLE_FIRST) != 0) {
 		table_fini(t);
 		return -ENOMEM;
 	}
@@ -229,7 +261,8 @@ table_fini(struct table *t)
 {
 	for (uint32_t i = 0; i < t->n_segments; i++)
 		memory_free_lines(t->segments[i],
-				  sizeof(struct table_bucket) << TABLE_SEGMENT_BITS,
+				  segment_bytes(t->room < TABLE_SEGMENT ? t->room
+									: TABLE_SEGMENT),
 				  &t->memory_bytes);
 	for (uint32_t i = 0; i < t->n_spill; i++)
 		memory_free_lines(t->spill[i],
@@ -391,7 +424,7 @@ bucket_split(struct table *t)
 	uint32_t old = t->n_buckets - ((t->mask >> 1) + 1), next;
 	struct table_bucket copy;
 
-	if (t->n_buckets >> TABLE_SEGMENT_BITS == t->n_segments && segment_add(t) != 0)
+	if (t->n_buckets == t->room && index_grow(t) != 0)
 		return;
 	copy = *bucket_at(t, old);
 	*bucket_at(t, old) = (struct table_bucket){ 0 };

@@ -205,6 +205,51 @@ test_two_instances_count_exactly(void **state)
 	}
 }
 
+static void
+put_client(struct bench *b, unsigned int pipe, unsigned int i, const char *flags)
+{
+	struct spec packet = client_packet(i, flags);
+
+	bench_put(b, pipe, &packet);
+}
+
+/* An instance does not know yet that the other one has closed a connection, and closes
+ * it in vain; another that it closes meanwhile is off the count nevertheless.  [B43] */
+static void
+test_a_close_in_vain_hides_no_other(void **state)
+{
+	static const char two[] = "address: 192.0.2.10:80\n"
+				  "backends: [10.0.0.1:8080, 10.0.0.2:8080]\n";
+	struct bench *b = bench_open("lb", two, 2);
+	unsigned int n[4];
+
+	/* 0 and 2 on the first, 1 on the second. */
+	for (unsigned int i = 0; i < 3; i++) {
+		bench_hold(b, i == 2);
+		put_client(b, 1, i, "S");
+		for (unsigned int turn = 0; turn < 8; turn++)
+			bench_turn(b, 1);
+	}
+	put_client(b, 0, 2, "R");
+	for (unsigned int turn = 0; turn < 8; turn++)
+		bench_turn(b, 0);
+	put_client(b, 1, 2, "R");
+	put_client(b, 1, 0, "R");
+	for (unsigned int turn = 0; turn < 8; turn++)
+		bench_turn(b, 1);
+	bench_hold(b, false);
+	bench_settle(b);
+	count_sent(b, n);
+	/* None and one are left. */
+	for (unsigned int i = 3; i < 5; i++) {
+		put_client(b, 0, i, "S");
+		bench_settle(b);
+	}
+	count_sent(b, n);
+	assert_int_equal(n[1], 2);
+	bench_close(b);
+}
+
 /* SYNs of one batch do not all choose by the same counts. */
 static void
 test_a_burst_spreads_evenly(void **state)
@@ -296,6 +341,7 @@ main(void)
 		cmocka_unit_test(test_ipv6),
 		cmocka_unit_test(test_what_a_section_may_not_say),
 		cmocka_unit_test(test_two_instances_count_exactly),
+		cmocka_unit_test(test_a_close_in_vain_hides_no_other),
 		cmocka_unit_test(test_a_burst_spreads_evenly),
 		cmocka_unit_test(test_expiry_counts_once),
 		cmocka_unit_test(test_partitions_count_on_their_own),

@@ -291,6 +291,22 @@ def test_no_memory_refuses_puts_and_nothing_else(part):
     assert part.write(put(0, b"c", b"1"))
 
 
+def test_no_memory_makes_no_partition_and_no_client(part):
+    part.write(put(0, b"a", b"1"))
+    part.client("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1mb")
+    refused("ERR SNFNOMEM", part.client, "SNF.OPEN", "other", 2, 1)
+    assert part.client("EXISTS", "other") == 0
+    # What is there is opened, and read, by anybody.
+    other = Partition(part.client, "k", TABLE, who=77)
+    assert other.ask(read(0, b"a"))[0][3] == b"1"
+    refused("ERR SNFNOMEM", part.client, "SNF.FRAME", "k",
+            other.frame(group(5, delete(0, b"a"))))
+    assert part.client.count("clients") == 1
+    assert part.ask(group(6, delete(0, b"a"))) == [APPLIED]
+    part.client("CONFIG", "SET", "maxmemory", "0")
+    assert other.write(put(0, b"c", b"1"))
+
+
 # --- The example in docs/protocol.md ---------------------------------------------------
 
 def example():

@@ -3,13 +3,16 @@ operator sees of a store, and what he may take out of it.  No root, no network.
 """
 import json
 import os
+import signal
+import socket
 import struct
 import subprocess
+import threading
 
 import pytest
 
-from store_client import (LEASED, REPO, Partition, needs_module, put, server,  # noqa: F401
-                          settle, wait_until)
+from store_client import (LEASED, REPO, Partition, caught_up, follow,  # noqa: F401
+                          needs_module, pair, put, server, settle, wait_until)
 
 pytestmark = needs_module
 SNF = os.path.join(os.environ.get("SNF_BUILD", os.path.join(REPO, "build")), "snf")
@@ -122,6 +125,88 @@ def test_partitions_are_shown_as_one_store(server):
     shown = json.loads(snf("show", "store", url(server), "--json")[1])
     assert (shown["partitions"], len(shown["servers"]), shown["tables"][0]["records"]) == \
         (3, 1, 3)
+
+
+@pytest.mark.parametrize("lost", (0, 1, 3))
+def test_a_missing_partition_does_not_hide_the_others(server, lost):
+    for i in range(4):
+        part = Partition(server.client(), f"snf:{{snf:{i}}}", CONNECTION, n_partitions=4)
+        part.write(put(0, flow4(i), connection(0)))
+    server.client()("DEL", f"snf:{{snf:{lost}}}")
+    missing = f"partition {lost} of 4 is missing: its state is lost"
+    code, out, err = snf("show", "store", url(server), "--json")
+    assert code == 1 and missing in err and err.count("\n") == 1
+    shown = json.loads(out)
+    assert (shown["partitions"], shown["tables"][0]["records"]) == (4, 3)
+    code, out, err = snf("show", "records", url(server), CONNECTION[0], "--json")
+    assert code == 1 and missing in err and len(out.splitlines()) == 3
+    code, out, err = snf("delete", "records", url(server), CONNECTION[0], "src=10.0.0.1")
+    assert code == 1 and missing in err and "nothing was deleted" in err and out == ""
+    assert len(snf("show", "records", url(server), CONNECTION[0])[1].splitlines()) == 3
+
+
+def test_deleting_waits_for_a_replica(pair):
+    one, two = (server.client() for server in pair)
+    part = Partition(one, "snf:{snf:0}", CONNECTION)
+    follow(pair[1], pair[0])
+    caught_up(one, two)
+    part.write(put(0, flow4(1), connection(0)), put(0, flow4(2), connection(0)))
+    words = ("delete", "records", f"valkey://127.0.0.1:{pair[0].port}", CONNECTION[0])
+    code, out, err = snf(*words, "dst=192.0.2.1")
+    assert code == 0 and out.startswith("1 deleted"), err
+    assert one("WAIT", 1, 0) == 1
+    pair[1].process.send_signal(signal.SIGSTOP)  # Connected, and says nothing.
+    code, out, err = snf(*words, "dst=192.0.2.2")
+    assert code == 1 and out.startswith("1 deleted")
+    assert "partition 0: 1 deleted, not confirmed by a replica" in err
+
+
+@pytest.fixture
+def liar():
+    """A server whose SNF.SCAN answers what a test puts in; other questions as if there
+    was one table of one partition."""
+    table = b"*1\r\n*6\r\n$4\r\nname\r\n$1\r\nt\r\n$2\r\nid\r\n:0\r\n" \
+        b"$10\r\npartitions\r\n:1\r\n"
+    listener = socket.create_server(("127.0.0.1", 0))
+    answers = {b"TABLES": table, b"SCAN": b""}
+
+    def serve(client):
+        with client:
+            while data := client.recv(4096):
+                client.sendall(next((a for word, a in answers.items() if word in data),
+                                    b"+OK\r\n"))
+
+    def accept():
+        while True:
+            try:
+                client = listener.accept()[0]
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(client,), daemon=True).start()
+    threading.Thread(target=accept, daemon=True).start()
+    with listener:
+        yield f"valkey://127.0.0.1:{listener.getsockname()[1]}", answers
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("answer", [
+    b"*2\r\n:0\r\n$9223372036854775807\r\n\1\0\0\0\0\0\0\0\1\0\377\0\377\377\0\0",
+    b"*9223372036854775807\r\n" * 2 + b":0\r\n",
+    b"*2\r\n:0\r\n$-1\r\n",
+    b"*-1\r\n",
+    b"nonsense\r\n",
+])
+def test_a_server_that_lies_is_complained_of(liar, answer):
+    where, answers = liar
+    answers[b"SCAN"] = answer
+    code, out, err = snf("show", "records", where, "t")
+    assert (code, out) == (1, "") and err.startswith("snf show records: ")
+
+
+def test_a_server_that_falls_silent_is_left(liar):
+    where, answers = liar
+    code, out, err = snf("show", "records", where, "t")
+    assert code == 1 and "no answer" in err
 
 
 @pytest.mark.parametrize("words,says", [

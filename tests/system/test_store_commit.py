@@ -7,8 +7,8 @@ import time
 import pytest
 
 from probes import run
-from store_client import (PROBE, TABLE, Partition, Refused, caught_up, follow, needs_module,
-                          pair, put, refused, server, wait_until)
+from store_client import (PROBE, TABLE, Partition, Refused, caught_up, follow,
+                          needs_module, pair, put, refused, server, wait_until)
 
 pytestmark = needs_module
 
@@ -84,6 +84,7 @@ def test_auto_waits_if_there_is_a_replica(pair, run):
     one, two = pair
     assert run(PROBE, url(one), 2000, 5000, "auto").result()["waited"] == 0
     follow(two, one)
+    wait_until(lambda: one.client().count("replicas") == 1)
     done = run(PROBE, url(one) + "?name=again", 2000, 20000, "auto").result()
     assert done["waited"] > 100 and done["unknown"] == 0, done
 

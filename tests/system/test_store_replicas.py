@@ -3,19 +3,60 @@ means, and what a change of roles ends.  No root; TCP on 127.0.0.1.
 """
 import random
 import signal
+import socket
 import struct
 import threading
 import time
 
+import pytest
+
 from store_client import (APPLIED, EVICT, LOUD, RANGE, TABLE, TIMED, Client, Partition,
                           Refused, add, answers, caught_up, check, delete, dump, fill,
                           follow, frame, give, group, needs_module, open_words, pair,
-                          put, read, refused, settle, snapshot, take, wait_until)
+                          put, read, refused, settle, snapshot, take, tcp_server, wait_until)
 
 pytestmark = needs_module
 
 
 # --- Replicas --------------------------------------------------------------------------
+
+def words_of(*words):
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in words)
+
+
+def play_primary(listener, stream):
+    """Takes a replica, gives it nothing at all as its state, and then the stream."""
+    connection, _ = listener.accept()
+    file = connection.makefile("rb")
+    while True:
+        words = []
+        for _ in range(int(file.readline()[1:])):
+            words.append(file.read(int(file.readline()[1:]) + 2)[:-2].upper())
+        if words[0] == b"PSYNC":
+            break
+        connection.sendall(b"+PONG\r\n" if words[0] == b"PING" else b"+OK\r\n")
+    empty = b"REDIS0009\xff" + bytes(8)
+    connection.sendall(b"+FULLRESYNC %s 0\r\n$%d\r\n%s" % (b"1" * 40, len(empty), empty))
+    connection.sendall(stream)
+    return connection
+
+
+@pytest.mark.parametrize("effects", [b"\x63", b"\x02\x00\x01", b"\x02\x07\x01\x00k"])
+def test_a_replica_that_cannot_follow_ends(tcp_server, effects):
+    stream = words_of(b"SELECT", b"0") + words_of(
+        b"SNF.OPEN", b"k", b"2", b"1", b"GENERATION", b"5", b"t", b"8", b"8", b"1", b"0", b"0")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        client = tcp_server.client()
+        client("REPLICAOF", "127.0.0.1", str(listener.getsockname()[1]))
+        with play_primary(listener, stream) as connection:
+            wait_until(lambda: client("EXISTS", "k") == 1)
+            connection.sendall(words_of(b"SNF.EFFECTS", b"k", b""))
+            connection.sendall(words_of(b"SNF.EFFECTS", b"k", effects))
+            assert tcp_server.process.wait(20) == 1
+    with open(tcp_server.folder + "/log", errors="replace") as log:
+        assert "effects for k not applied" in log.read()
+
 
 def test_a_replica_has_it_all_and_takes_over(pair):
     one, two = pair

@@ -31,7 +31,8 @@ def test_tables_are_counted_one_by_one(part):
         == (LEASED, 1, 1, 1)
     assert set(plain) == {"name", "id", "format", "flags", "limit", "records", "due",
                           "reads", "hits", "writes", "expired", "leased", "settled",
-                          "evicted", "full", "key_max", "value_max"}
+                          "evicted", "full", "key_max", "value_max", "partitions"}
+    assert plain["partitions"] == 1
 
 
 def test_a_scan_shows_each_record_with_what_is_left(part):

@@ -145,8 +145,8 @@ refusing_lets_deletes_through(void **state)
 	test_group(&t.frame, 4);
 	test_delete(&t.frame, 0, "one");
 	test_group_end(&t.frame);
-	assert_int_equal(test_apply_refusing(t.partition, &t.frame, 2, 1, t.now_ms, true,
-					     &t.reply, NULL),
+	assert_int_equal(test_apply_refusing(t.partition, &t.frame, 1, ++t.frame_id,
+					     t.now_ms, true, &t.reply, NULL),
 			 0);
 	frame_reply_open(t.reply.data, t.reply.bytes, &head, &t.answers);
 	expect(FRAME_REFUSED);

@@ -201,16 +201,58 @@ silent_clients_are_forgotten(void **state)
 	partition_free(replica);
 }
 
+static int
+delete_as(uint64_t client, uint64_t id)
+{
+	test_frame_init(&t.frame);
+	write_delete(1);
+	return apply_raw(client, id);
+}
+
+/* However many there are, who was heard of lately is not forgotten for others. */
 static void
 clients_are_bounded(void **state)
 {
+	enum { MOST = 65536, NEW = 1 << 20 };
+
 	(void)state;
-	for (uint64_t client = 1; client <= 70000; client++) {
-		test_frame_init(&t.frame);
-		write_delete(1);
-		assert_int_equal(apply_raw(client, 1), 0);
-	}
-	assert_int_equal(counters().clients, 65536);
+	for (uint64_t client = 1; client <= MOST; client++)
+		assert_int_equal(delete_as(client, 1), 0);
+	t.now_ms += 9000;
+	assert_int_equal(delete_as(1, 2), 0);
+	assert_int_equal(delete_as(NEW, 1), -ENOMEM);
+	t.now_ms += 2000;
+	for (uint64_t client = NEW + 1; client < NEW + MOST; client++)
+		assert_int_equal(delete_as(client, 1), 0);
+	assert_int_equal(delete_as(NEW, 1), -ENOMEM);
+	assert_int_equal(counters().clients, MOST);
+	assert_int_equal(counters().repeats, 0);
+	assert_int_equal(delete_as(1, 2), 0);
+	assert_int_equal(counters().repeats, 1);
+}
+
+static void
+nobody_comes_new_while_memory_is_short(void **state)
+{
+	(void)state;
+	assert_int_equal(delete_as(1, 1), 0);
+	test_frame_init(&t.frame);
+	write_delete(1);
+	assert_int_equal(test_apply_refusing(t.partition, &t.frame, 2, 1, t.now_ms, true,
+					     &t.reply, &t.effects),
+			 -ENOMEM);
+	assert_int_equal(counters().clients, 1);
+	assert_int_equal(test_apply_refusing(t.partition, &t.frame, 1, 2, t.now_ms, true,
+					     &t.reply, &t.effects),
+			 0);
+	/* Who only reads is not remembered. */
+	test_frame_init(&t.frame);
+	test_read(&t.frame, 0, "key");
+	assert_int_equal(test_apply_refusing(t.partition, &t.frame, 2, 1, t.now_ms, true,
+					     &t.reply, &t.effects),
+			 0);
+	assert_int_equal(delete_as(2, 1), 0);
+	assert_int_equal(counters().clients, 2);
 }
 
 int
@@ -224,6 +266,7 @@ main(void)
 		CASE(all_answers_are_remembered),
 		CASE(silent_clients_are_forgotten),
 		CASE(clients_are_bounded),
+		CASE(nobody_comes_new_while_memory_is_short),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -47,11 +47,12 @@ print(const struct nf_table *t, bool readable, const void *key, unsigned int key
 	static char all[FIELDS_MAX * (FIELDS_TEXT + 32)];
 	struct field_text text[FIELDS_MAX];
 	unsigned int n = fields_print(t, readable, key, key_bytes, value, value_bytes, text);
-	char *at = all;
+	size_t bytes = 0;
 
-	*at = 0;
+	all[0] = 0;
 	for (unsigned int i = 0; i < n; i++)
-		at += sprintf(at, "%s=%s ", text[i].name, text[i].text);
+		bytes += (size_t)snprintf(all + bytes, sizeof(all) - bytes, "%s=%s ",
+					  text[i].name, text[i].text);
 	return all;
 }
 

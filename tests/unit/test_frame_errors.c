@@ -453,11 +453,27 @@ validation(void **state)
 	}
 }
 
+static void
+picks_are_bounded(void **state)
+{
+	static uint64_t buffer[FRAME_MAX_PICKS * 2 + 16];
+	struct frame f;
+
+	(void)state;
+	frame_init(&f, buffer, sizeof(buffer));
+	for (unsigned int i = 0; i < FRAME_MAX_PICKS; i++)
+		assert_non_null(frame_pick(&f, 0, text, 4, 10));
+	assert_int_equal(validate(&f), 0);
+	assert_non_null(frame_pick(&f, 0, text, 4, 10));
+	assert_int_equal(validate(&f), -EBADMSG);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(validation),
+		cmocka_unit_test(picks_are_bounded),
 		cmocka_unit_test(operations_of_groups),
 	};
 

@@ -294,6 +294,41 @@ evictions_are_replicated(void **state)
 	partition_free(replica);
 }
 
+/* As many as fit a frame of the shortest operations, each on a record whose time has
+ * passed, and in the place of another with the longest key. */
+static void
+a_frame_may_have_any_effects(void **state)
+{
+	enum { N = 1280 };
+	char key[FRAME_MAX_KEY + 1];
+
+	(void)state;
+	test_declare(t.partition, "evicts", CORE_EVICT, 0);
+	for (unsigned int i = 0; i < 2 * N; i++) {
+		snprintf(key, sizeof(key), i < N ? "%08u" : "%064u", i);
+		test_group(&t.frame, ++version);
+		test_put(&t.frame, EVICTS, key, "", i < N ? 1000 : 100);
+		test_group_end(&t.frame);
+		if (i % 400 == 399 || i == 2 * N - 1)
+			apply();
+	}
+	t.now_ms += 5000;
+	test_declare(t.partition, "evicts", CORE_EVICT, 1);
+	buffer_fini(&t.effects);
+	t.effects = (struct buffer){ 0 };
+	for (unsigned int i = 0; i < N;) {
+		test_group(&t.frame, ++version);
+		for (unsigned int n = 0; n < FRAME_MAX_GROUP_OPS; n++, i++) {
+			snprintf(key, sizeof(key), "%08u", i);
+			test_take(&t.frame, EVICTS, key, 64, 3);
+		}
+		test_group_end(&t.frame);
+	}
+	apply();
+	assert_int_equal(table(EVICTS)->n_evicted, N);
+	assert_true(t.effects.bytes >= N * (12 + 28 + 68));
+}
+
 int
 main(void)
 {
@@ -311,6 +346,7 @@ main(void)
 		CASE(a_conflict_evicts_nothing),
 		CASE(a_lowered_limit_stops_growth),
 		CASE(evictions_are_replicated),
+		CASE(a_frame_may_have_any_effects),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -469,8 +469,8 @@ members_are_given_back_while_memory_is_short(void **state)
 	test_group(&t.frame, ++version);
 	test_take(&t.frame, 0, "range", 2000, 1999);
 	test_group_end(&t.frame);
-	assert_int_equal(test_apply_refusing(t.partition, &t.frame, 2, 1, t.now_ms, true,
-					     &t.reply, NULL),
+	assert_int_equal(test_apply_refusing(t.partition, &t.frame, 1, ++t.frame_id,
+					     t.now_ms, true, &t.reply, NULL),
 			 0);
 	frame_reply_open(t.reply.data, t.reply.bytes, &head, &t.answers);
 	expect(FRAME_APPLIED);
