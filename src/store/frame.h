@@ -387,8 +387,9 @@ struct frame_limits {
  * within the limits, groups complete, with at least one member and a version
  * other than 0; members below their range's size, fields inside their value, bounds
  * that enclose something; not too many PICKs; and that a key that ADD, TAKE or GIVE
- * names is not named by a PUT, DELETE or SETTLE of the same group, nor the same field or member twice, nor one
- * key as a range and not, nor with two lengths of the value that is made.
+ * names is not named by a PUT, DELETE or SETTLE of the same group, nor the same field or
+ * member twice, nor one key as a range and not, nor with two lengths of the value that
+ * is made.
  * Returns 0 or -EBADMSG. */
 int frame_validate(struct frame_cursor c, const struct frame_limits *tables,
 		   unsigned int n_tables, struct frame_shape *shape);

@@ -8,6 +8,7 @@
 static const char no_key[] =
 	"the user may not use this store's keys: ACL SETUSER ... ~snf:{NAME:*";
 
+static const char no_memory[] = "the server is out of memory: raise its maxmemory";
 static const char no_password[] = "it wants a password: set user:password@ in the URL";
 
 /* Where nobody expects one. */
@@ -55,8 +56,8 @@ static const struct refusal refusals[] = {
 	{ "NOREPLICAS", REFUSAL_TRANSIENT, false, false,
 	  "the server has lost its replicas and refuses writes "
 	  "(min-replicas-to-write)" },
-	{ "OOM", REFUSAL_TRANSIENT, false, false,
-	  "the server is out of memory: raise its maxmemory" },
+	{ "OOM", REFUSAL_TRANSIENT, false, false, no_memory },
+	{ "ERR SNFNOMEM", REFUSAL_TRANSIENT, false, false, no_memory },
 	{ "ERR max number of clients", REFUSAL_TRANSIENT, false, false,
 	  "the server has too many clients: raise its maxclients" },
 	{ "LOADING", REFUSAL_TRANSIENT, false, false, "the server is loading its data" },
