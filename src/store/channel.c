@@ -2,7 +2,7 @@
  * channel.c - frames to one partition and their answers.
  *
  * A part is written in its place in a command: space in front of the frame takes the
- * words before it, so that it leaves in one send() and is never copied.  Answers come in
+ * words before it, so that it leaves in one piece and is never copied.  Answers come in
  * the order of the questions; each is copied once, to where its part keeps it.
  *
  * When the connection is lost, every unanswered part is asked again on the next one, in
@@ -22,100 +22,10 @@
 #include "base/log.h"
 
 enum {
-	CHANNEL_REPLY_BYTES = 16 << 10,		/* Grows to the longest that came. */
 	CHANNEL_IDLE_MS = 100,			/* A closed connection is seen by then. */
 	CHANNEL_SAY_MS = 10000,			/* Between log lines that are alike. */
+	CHANNEL_SEND = 8,			/* Frames in one system call. */
 };
-
-/* --- What the three conversations share --------------------------------------- */
-
-size_t
-channel_receive(struct link *l, uint64_t now_ms, bool *drained)
-{
-	l->rx_end -= l->rx_at;
-	memmove(l->rx, l->rx + l->rx_at, l->rx_end);
-	l->rx_at = 0;
-
-	size_t room = LINK_RECEIVE_BYTES - l->rx_end;
-	size_t n = link_receive(l, l->rx + l->rx_end, room, now_ms);
-
-	l->rx_end += n;
-	*drained = n < room;
-	return n;
-}
-
-int
-bulk_expect(struct channel_bulk *b, size_t n)
-{
-	size_t room = b->room != 0 ? b->room : CHANNEL_REPLY_BYTES;
-	uint8_t *bytes;
-
-	n += 2;
-	while (room < n)
-		room *= 2;
-	if (room != b->room) {
-		bytes = aligned_alloc(64, room);
-		if (bytes == NULL)
-			return -ENOMEM;
-		free(b->bytes);
-		b->bytes = bytes;
-		b->room = room;
-	}
-	b->want = n;
-	b->got = 0;
-	return 0;
-}
-
-bool
-bulk_take(struct channel_bulk *b, struct link *l, uint64_t now_ms)
-{
-	size_t here = l->rx_end - l->rx_at, want = b->want - b->got;
-	size_t n = here < want ? here : want;
-
-	memcpy(b->bytes + b->got, l->rx + l->rx_at, n);
-	l->rx_at += n;
-	if (n == 0)
-		n = link_receive(l, b->bytes + b->got, want, now_ms);
-	b->got += n;
-	return b->got == b->want;
-}
-
-void
-channel_put_asking(struct resp_out *o, const struct link *frames)
-{
-	if (!frames->asking)
-		return;
-	memcpy(o->at, LINK_ASKING, sizeof(LINK_ASKING) - 1);
-	o->at += sizeof(LINK_ASKING) - 1;
-}
-
-struct resp_out
-channel_ask_start(struct channel_ask *a, const struct link *frames)
-{
-	struct resp_out o = { a->bytes, a->bytes + sizeof(a->bytes) };
-
-	channel_put_asking(&o, frames);
-	return o;
-}
-
-void
-channel_ask_end(struct channel_ask *a, const struct resp_out *o, const struct link *l,
-		unsigned int n_lines, uint64_t now_ms)
-{
-	a->n = (size_t)(o->at - a->bytes);
-	a->sent = 0;
-	a->n_lines = n_lines;
-	a->asked_ms = now_ms;
-	a->connection = l->connection;
-}
-
-bool
-channel_ask_send(struct channel_ask *a, struct link *l, uint64_t now_ms)
-{
-	if (a->sent < a->n)
-		a->sent += link_send(l, a->bytes + a->sent, a->n - a->sent, now_ms);
-	return a->sent == a->n;
-}
 
 void
 channel_refused(struct channel *c, struct link *l, const char *text, size_t bytes,
@@ -167,18 +77,36 @@ command_write(const struct channel *c, struct channel_part *p)
 	p->reply.want = p->reply.got = 0;
 }
 
+/* Of the first one that is not sent whole. */
+static size_t
+flight_bytes(const struct channel *c)
+{
+	return ring_at(&c->flight, c->n_sent)->command_bytes;
+}
+
 static void
 flight_send(struct channel *c, uint64_t now_ms)
 {
 	while (c->frames.state == LINK_UP && c->n_sent < c->flight.n) {
-		struct channel_part *p = ring_at(&c->flight, c->n_sent);
+		struct iovec piece[CHANNEL_SEND];
+		unsigned int n = 0;
 
-		c->next_sent += link_send(&c->frames, p->command + c->next_sent,
-					  p->command_bytes - c->next_sent, now_ms);
-		if (c->next_sent < p->command_bytes)
+		for (; n < CHANNEL_SEND && c->n_sent + n < c->flight.n; n++) {
+			const struct channel_part *p = ring_at(&c->flight, c->n_sent + n);
+			size_t sent = n == 0 ? c->next_sent : 0;
+
+			piece[n].iov_base = (void *)(p->command + sent);
+			piece[n].iov_len = p->command_bytes - sent;
+		}
+		size_t got = link_send_all(&c->frames, piece, n, now_ms);
+
+		c->next_sent += got;
+		for (; n > 0 && c->next_sent >= flight_bytes(c); n--) {
+			c->next_sent -= flight_bytes(c);
+			c->n_sent++;
+		}
+		if (got == 0 || c->next_sent > 0)
 			return;
-		c->n_sent++;
-		c->next_sent = 0;
 	}
 }
 
@@ -510,7 +438,10 @@ channel_submit(struct channel *c, struct channel_part *p, uint64_t now_ms)
 	p->batch->n_uncommitted += p->commit > 0;
 	command_write(c, p);
 	ring_push(&c->flight, p);
-	flight_send(c, now_ms);
+	/* While the server has others, those that are submitted before the next turn leave
+	 * together: that spares it, and us, half of what a system call costs. */
+	if (c->flight.n == 1)
+		flight_send(c, now_ms);
 	if (c->frames.state != LINK_UP)
 		note_loss(c, now_ms);
 }

@@ -162,7 +162,7 @@ void channel_release(struct channel *c, uint64_t now_ms);
 unsigned int channel_wait_fds(struct channel *c, int *fd, unsigned int max,
 			      uint64_t now_ms, uint64_t *until_ms);
 
-/* --- Between the three files -------------------------------------------------- */
+/* --- Between its files -------------------------------------------------- */
 
 static inline struct channel_part *
 ring_at(const struct channel_ring *r, unsigned int i)

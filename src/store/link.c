@@ -266,9 +266,9 @@ broken(struct link *l, int err, uint64_t now_ms)
 }
 
 size_t
-link_send(struct link *l, const void *bytes, size_t n, uint64_t now_ms)
+link_send_all(struct link *l, struct iovec *piece, unsigned int n, uint64_t now_ms)
 {
-	ssize_t sent = wire_send(&l->wire, bytes, n);
+	ssize_t sent = wire_send_all(&l->wire, piece, n);
 
 	if (sent >= 0)
 		return (size_t)sent;

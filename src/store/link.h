@@ -115,7 +115,16 @@ uint64_t link_due_ms(const struct link *l, uint64_t now_ms);
 
 /* Only while it is up.  Sends what it can.  Returns the bytes it took; on an error the
  * link is down.  What it did not take has to be offered next, unchanged. */
-size_t link_send(struct link *l, const void *bytes, size_t n, uint64_t now_ms);
+size_t link_send_all(struct link *l, struct iovec *piece, unsigned int n,
+		     uint64_t now_ms);
+
+static inline size_t
+link_send(struct link *l, const void *bytes, size_t n, uint64_t now_ms)
+{
+	struct iovec piece = { (void *)bytes, n };
+
+	return link_send_all(l, &piece, 1, now_ms);
+}
 
 /* Only while it is up.  Receives up to 'room' bytes to 'to'.  Returns how many: less than
  * 'room' means that there is no more for now; 0 also on an error, and then the link

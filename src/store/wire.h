@@ -54,16 +54,27 @@ const char *wire_why(const struct wire *w, int err);
 /* Returns how many bytes were taken, 0: none for now.  What was not taken has to be
  * offered next, unchanged: TLS may have begun to send it. */
 static inline ssize_t
-wire_send(struct wire *w, const void *bytes, size_t n)
+wire_send_all(struct wire *w, struct iovec *piece, unsigned int n)
 {
-	if (w->tls != NULL)
-		return tls_send(w->tls, bytes, n);
+	struct msghdr message = { .msg_iov = piece, .msg_iovlen = n };
 
-	ssize_t sent = send(w->fd, bytes, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+	/* Records of TLS are made one by one. */
+	if (w->tls != NULL)
+		return tls_send(w->tls, piece[0].iov_base, piece[0].iov_len);
+
+	ssize_t sent = sendmsg(w->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 
 	if (sent >= 0)
 		return sent;
 	return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+}
+
+static inline ssize_t
+wire_send(struct wire *w, const void *bytes, size_t n)
+{
+	struct iovec piece = { (void *)bytes, n };
+
+	return wire_send_all(w, &piece, 1);
 }
 
 /* Returns how many bytes came; less than 'room': there are no more for now.
