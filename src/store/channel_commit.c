@@ -19,6 +19,14 @@
 
 enum { COMMIT_WAIT_MS = 100 };			/* Then the next round covers more. */
 
+/* When an unanswered round has failed: so early that another connection can still tell
+ * of those that it covers, before their time is over. */
+static uint64_t
+round_fails_ms(const struct channel *c)
+{
+	return c->round.asked_ms + COMMIT_WAIT_MS + c->timeout_ms / 2;
+}
+
 static void
 put_mark(struct resp_out *o, const struct channel *c)
 {
@@ -115,8 +123,9 @@ commit_turn(struct channel *c, uint64_t now_ms)
 			return;
 		if (a->n_lines == 0)
 			round_start(c, now_ms);
-		if (now_ms - a->asked_ms >= COMMIT_WAIT_MS + c->timeout_ms) {
-			link_fail(l, now_ms, "no answer within %u ms", c->timeout_ms);
+		if (now_ms >= round_fails_ms(c)) {
+			link_fail(l, now_ms, "no answer within %u ms",
+				  COMMIT_WAIT_MS + c->timeout_ms / 2);
 			return;
 		}
 		if (!channel_ask_send(a, l, now_ms) || !round_receive(c, now_ms))
@@ -141,7 +150,7 @@ commit_wait_fds(struct channel *c, int *fd, unsigned int max, uint64_t now_ms,
 		return 0;
 	}
 	if (a->n_lines > 0) {
-		until = earlier(until, a->asked_ms + COMMIT_WAIT_MS + c->timeout_ms);
+		until = earlier(until, round_fails_ms(c));
 		if (a->sent < a->n)
 			until = earlier(until, now_ms + CHANNEL_SOON_MS);
 	}
