@@ -222,6 +222,7 @@ class Certificates:
 def certificates(tmp_path_factory):
     made = Certificates(tmp_path_factory.mktemp("tls"))
     made.make("good", "IP:127.0.0.1,DNS:localhost")
+    made.make("second", "IP:127.0.0.1,DNS:localhost")
     made.make("named", "DNS:localhost")
     made.make("other", "DNS:other.example,IP:10.9.9.9")
     made.make("expired", "IP:127.0.0.1", days=-1)
