@@ -12,8 +12,9 @@
  *   store_probe URL WRITES TIMEOUT_MS [COMMIT [PARTITIONS]]
  *
  * With COMMIT (a number of replicas, or "auto") only what is final counts as
- * acknowledged.  Prints "lost" and "connected" when that is so, the number of writes now
- * and then, "done ..." at the end; exits with 0 if all is well.
+ * acknowledged.  Prints "lost" and "connected" when that is so, "unknown" with the first
+ * write that is not answered in time, the number of writes now and then, "done ..." at the
+ * end; exits with 0 if all is well.
  */
 #include "store/store.h"
 
@@ -193,7 +194,8 @@ set_answered(struct set *s, struct store_batch *batch)
 			if (c->n_unknown == MAX_UNKNOWN)
 				die(c, "too many writes without an answer");
 			c->unknown[c->n_unknown++] = c->tried;
-			n_unknown++;
+			if (n_unknown++ == 0)
+				printf("unknown\n");
 			continue;
 		}
 		if (frame_reply_next(&part->reply, &v) != 1)

@@ -118,8 +118,7 @@ def test_a_primary_that_stops_is_left_for_the_next(pair, address, run):
     promote(second)
     # It has no replica of its own: who waits for one is never final on it.
     address.lead_to(second)
-    second.client()
-    wait_until(lambda: "lost" in probe.lines)
+    wait_until(lambda: "unknown" in probe.lines)
     first.process.send_signal(signal.SIGCONT)
     client = first.client()
     client("REPLICAOF", "127.0.0.1", second.port)
