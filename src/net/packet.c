@@ -10,13 +10,8 @@
 
 #include "net/wire.h"
 
-/* Ethernet types, IPv6 next headers. */
+/* IPv6 next headers. */
 enum {
-	TYPE_IP4 = 0x0800,
-	TYPE_TAG = 0x8100, /* 802.1Q */
-	TYPE_IP6 = 0x86dd,
-	TYPE_SERVICE_TAG = 0x88a8, /* 802.1ad */
-
 	NEXT_HOP_BY_HOP = 0,
 	NEXT_ROUTING = 43,
 	NEXT_FRAGMENT = 44,
@@ -26,8 +21,7 @@ enum {
 
 enum {
 	IP4_VERSION_NO_OPTIONS = 0x45,
-	IP4_MORE_OR_OFFSET = 0x3fff,
-	IP4_OFFSET = 0x1fff,
+	IP4_MORE_OR_OFFSET = IP4_MORE | IP4_OFFSET,
 	IP6_MORE = 0x0001,
 	IP6_OFFSET = 0xfff8,
 };
@@ -209,46 +203,51 @@ parse_ip4(struct packet *p, struct cursor *c, uint32_t bytes)
 	return parse_transport(p, c, fragment == 0);
 }
 
+/* What the extension headers of an IPv6 packet say. */
+struct extensions {
+	uint8_t next;        /* What follows them. */
+	bool fragment, more; /* There is a fragment header; others
+			      * follow this fragment. */
+	uint16_t offset;     /* Of the fragment. */
+	uint32_t at;         /* Of the fragment header. */
+};
+
 /*
- * Skips IPv6 extension headers, the first of type '*next', and leaves the type of
- * what follows there.  Ends behind the fragment header of a later fragment:
- * what follows that is data.  '*more': further fragments follow this one.
+ * Skips extension headers, the first of type 'e->next', the rest of '*e' being zeros.
+ * Ends behind the fragment header of a later fragment: what follows that is data.
  */
 static enum packet_error
-skip_extensions(struct cursor *c, uint8_t *next, uint16_t *flags, bool *more)
+skip_extensions(struct cursor *c, struct extensions *e)
 {
-	const uint8_t *header;
-	uint16_t fragment;
-
 	for (unsigned int n = 0; n <= PACKET_MAX_EXTENSIONS; n++) {
-		uint32_t rest = 0;
+		const uint8_t *header;
+		uint32_t at = c->at, rest = 0;
 
-		if (*next != NEXT_HOP_BY_HOP && *next != NEXT_ROUTING &&
-		    *next != NEXT_FRAGMENT && *next != NEXT_AUTHENTICATION &&
-		    *next != NEXT_DESTINATION)
+		if (e->next != NEXT_HOP_BY_HOP && e->next != NEXT_ROUTING &&
+		    e->next != NEXT_FRAGMENT && e->next != NEXT_AUTHENTICATION &&
+		    e->next != NEXT_DESTINATION)
 			return PACKET_OK;
-		if (*next == NEXT_HOP_BY_HOP && n != 0)
+		if (e->next == NEXT_HOP_BY_HOP && n != 0)
 			return PACKET_MALFORMED; /* RFC 8200, 4.1: only at the start. */
 		header = take(c, EXTENSION_BYTES);
 		if (header == NULL)
 			return PACKET_MALFORMED;
-		if (*next == NEXT_FRAGMENT) {
-			if (*flags & PACKET_FRAGMENT)
+		if (e->next == NEXT_FRAGMENT) {
+			if (e->fragment)
 				return PACKET_MALFORMED;
-			fragment = load_be16(header + 2);
-			*flags |= PACKET_FRAGMENT;
-			*more = fragment & IP6_MORE;
-			if (fragment & IP6_OFFSET)
-				*flags |= PACKET_LATER_FRAGMENT;
-		} else if (*next == NEXT_AUTHENTICATION) {
+			e->fragment = true;
+			e->at = at;
+			e->offset = load_be16(header + 2) & IP6_OFFSET;
+			e->more = load_be16(header + 2) & IP6_MORE;
+		} else if (e->next == NEXT_AUTHENTICATION) {
 			rest = header[1] * 4U; /* RFC 4302: words less 2. */
 		} else {
 			rest = header[1] * 8U;
 		}
 		if (take(c, rest) == NULL)
 			return PACKET_MALFORMED;
-		*next = header[0];
-		if (*flags & PACKET_LATER_FRAGMENT)
+		e->next = header[0];
+		if (e->offset != 0)
 			return PACKET_OK;
 	}
 	return PACKET_MALFORMED;
@@ -258,8 +257,8 @@ static enum packet_error
 parse_ip6(struct packet *p, struct cursor *c, uint32_t bytes)
 {
 	const uint8_t *ip = take(c, IP6_BYTES);
+	struct extensions e = { .next = 0 };
 	enum packet_error err;
-	bool more = false;
 
 	if (ip == NULL || ip[0] >> 4 != 6)
 		return PACKET_MALFORMED;
@@ -270,14 +269,20 @@ parse_ip6(struct packet *p, struct cursor *c, uint32_t bytes)
 		return PACKET_MALFORMED;
 	set_end(p, c, total);
 	p->flow.version = 6;
-	p->flow.protocol = ip[IP6_NEXT];
 	p->flow.zone = 0;
 	memcpy(&p->flow.ip6, ip + IP6_SRC, sizeof(p->flow.ip6));
-	p->flags = 0;
-	err = skip_extensions(c, &p->flow.protocol, &p->flags, &more);
+	e.next = ip[IP6_NEXT];
+	err = skip_extensions(c, &e);
+	p->flow.protocol = e.next;
 	if (err != PACKET_OK)
 		return err;
-	return parse_transport(p, c, !more);
+	/* One that is first and last is a whole datagram (RFC 6946). */
+	p->flags = 0;
+	if (e.offset != 0 || e.more)
+		p->flags = PACKET_FRAGMENT;
+	if (e.offset != 0)
+		p->flags |= PACKET_LATER_FRAGMENT;
+	return parse_transport(p, c, !e.more);
 }
 
 enum packet_error
@@ -310,29 +315,60 @@ packet_parse(struct packet *p, uint8_t *data, uint32_t head_bytes, uint32_t byte
 	return PACKET_NOT_IP;
 }
 
+void
+packet_part(const struct packet *p, struct packet_part *out)
+{
+	const uint8_t *ip = p->data + p->l3;
+	uint32_t bytes;
+
+	if (p->flow.version == 4) {
+		uint16_t fragment = load_be16(ip + IP4_FRAGMENT);
+
+		out->id = load_be16(ip + IP4_ID);
+		out->start = (fragment & IP4_OFFSET) * 8U;
+		out->more = fragment & IP4_MORE;
+		out->protocol = ip[IP4_PROTOCOL];
+		bytes = p->end - p->l3 - (ip[0] & 0x0f) * 4U;
+	} else {
+		struct cursor c = { p->data, p->l3 + IP6_BYTES, p->payload };
+		struct extensions e = { .next = ip[IP6_NEXT] };
+
+		(void)skip_extensions(&c, &e);
+		out->id = load_be32(p->data + e.at + 4);
+		out->start = e.offset;
+		out->more = e.more;
+		out->protocol = p->data[e.at];
+		bytes = p->end - e.at - EXTENSION_BYTES;
+	}
+	out->end = out->start + bytes;
+}
+
 /* The ports of the packet quoted at 'c'; false if it has no flow. */
 static bool
-quoted_ports(struct cursor *c, struct flow *f)
+quoted_ports(struct cursor *c, struct packet *q)
 {
-	uint8_t protocol = flow_transport(f);
-	const uint8_t *quoted = take(c, QUOTED_BYTES);
+	uint8_t protocol = flow_transport(&q->flow);
+	const uint8_t *quoted;
 
-	f->src_port = 0;
-	f->dst_port = 0;
+	q->l4 = (uint16_t)c->at;
+	q->flow.src_port = 0;
+	q->flow.dst_port = 0;
+	quoted = take(c, QUOTED_BYTES);
 	switch (protocol) {
 	case PROTO_TCP:
 	case PROTO_UDP:
 		if (quoted == NULL)
 			return false;
-		memcpy(&f->src_port, quoted, PORTS_BYTES);
+		memcpy(&q->flow.src_port, quoted, PORTS_BYTES);
 		return true;
 	case PROTO_ICMP:
 	case PROTO_ICMP6:
 		if (quoted == NULL ||
 		    !(icmp_flags(protocol, quoted[0]) & PACKET_ICMP_QUERY))
 			return false;
-		f->src_port = load_16(quoted + ICMP_ID);
-		f->dst_port = f->src_port;
+		q->flags |= PACKET_ICMP_QUERY;
+		q->flow.src_port = load_16(quoted + ICMP_ID);
+		q->flow.dst_port = q->flow.src_port;
 		return true;
 	default:
 		return true;
@@ -340,39 +376,39 @@ quoted_ports(struct cursor *c, struct flow *f)
 }
 
 static bool
-inner_ip4(struct cursor *c, struct flow *f)
+quoted_ip4(struct cursor *c, struct packet *q)
 {
 	const uint8_t *ip = take(c, IP4_BYTES);
 
-	if (ip == NULL || ip[0] >> 4 != 4)
-		return false;
-	if (take(c, (ip[0] & 0x0f) * 4U - IP4_BYTES) == NULL)
+	/* A length that is too small makes a number that is too large. */
+	if (ip == NULL || ip[0] >> 4 != 4 ||
+	    take(c, (ip[0] & 0x0f) * 4U - IP4_BYTES) == NULL)
 		return false;
 	if (load_be16(ip + IP4_FRAGMENT) & IP4_OFFSET)
 		return false;
-	f->protocol = ip[IP4_PROTOCOL];
-	memcpy(&f->ip4, ip + IP4_SRC, sizeof(f->ip4));
-	return quoted_ports(c, f);
+	q->flow.protocol = ip[IP4_PROTOCOL];
+	memcpy(&q->flow.ip4, ip + IP4_SRC, sizeof(q->flow.ip4));
+	return quoted_ports(c, q);
 }
 
 static bool
-inner_ip6(struct cursor *c, struct flow *f)
+quoted_ip6(struct cursor *c, struct packet *q)
 {
 	const uint8_t *ip = take(c, IP6_BYTES);
-	uint16_t flags = 0;
-	bool more = false;
+	struct extensions e = { .next = 0 };
 
 	if (ip == NULL || ip[0] >> 4 != 6)
 		return false;
-	f->protocol = ip[IP6_NEXT];
-	memcpy(&f->ip6, ip + IP6_SRC, sizeof(f->ip6));
-	if (skip_extensions(c, &f->protocol, &flags, &more) != PACKET_OK)
+	memcpy(&q->flow.ip6, ip + IP6_SRC, sizeof(q->flow.ip6));
+	e.next = ip[IP6_NEXT];
+	if (skip_extensions(c, &e) != PACKET_OK || e.offset != 0)
 		return false;
-	return !(flags & PACKET_LATER_FRAGMENT) && quoted_ports(c, f);
+	q->flow.protocol = e.next;
+	return quoted_ports(c, q);
 }
 
 bool
-packet_inner(const struct packet *p, uint32_t head_bytes, struct flow *inner)
+packet_quote(const struct packet *p, uint32_t head_bytes, struct packet *q)
 {
 	struct cursor c = { p->data, p->payload, p->end };
 
@@ -382,21 +418,36 @@ packet_inner(const struct packet *p, uint32_t head_bytes, struct flow *inner)
 		c.end = head_bytes;
 	if (c.end < c.at)
 		return false;
-	inner->version = p->flow.version;
-	inner->zone = p->flow.zone;
-	return inner->version == 4 ? inner_ip4(&c, inner) : inner_ip6(&c, inner);
+	q->data = p->data;
+	q->l3 = p->payload;
+	q->end = c.end;
+	q->flags = 0;
+	q->flow.version = p->flow.version;
+	q->flow.zone = p->flow.zone;
+	return q->flow.version == 4 ? quoted_ip4(&c, q) : quoted_ip6(&c, q);
+}
+
+bool
+packet_inner(const struct packet *p, uint32_t head_bytes, struct flow *inner)
+{
+	struct packet q;
+
+	if (!packet_quote(p, head_bytes, &q))
+		return false;
+	memcpy(inner, &q.flow, flow_bytes(&q.flow));
+	return true;
 }
 
 uint32_t
 packet_tcp_seq(const struct packet *p)
 {
-	return rte_be_to_cpu_32(load_32(p->data + p->l4 + TCP_SEQ));
+	return load_be32(p->data + p->l4 + TCP_SEQ);
 }
 
 uint32_t
 packet_tcp_ack(const struct packet *p)
 {
-	return rte_be_to_cpu_32(load_32(p->data + p->l4 + TCP_ACKNOWLEDGED));
+	return load_be32(p->data + p->l4 + TCP_ACKNOWLEDGED);
 }
 
 uint16_t

@@ -96,7 +96,7 @@ void flow_destination(const struct flow *f, struct endpoint *out);
 void endpoint_print(const struct endpoint *e, char *text);
 
 enum {
-	PACKET_FRAGMENT = 1 << 0,		/* Part of a datagram... */
+	PACKET_FRAGMENT = 1 << 0,		/* A part of a datagram... */
 	PACKET_LATER_FRAGMENT = 1 << 1,		/* ...and not the one with the ports. */
 	PACKET_ICMP_ERROR = 1 << 2,		/* Quotes a packet: see packet_inner(). */
 	PACKET_ICMP_QUERY = 1 << 3,		/* Echo and its like: has an identifier... */
@@ -143,6 +143,18 @@ enum packet_error packet_parse(struct packet *p, uint8_t *data, uint32_t head_by
  */
 bool packet_inner(const struct packet *p, uint32_t head_bytes, struct flow *inner);
 
+/* Which bytes of its datagram, counted from behind the headers that every fragment has, a
+ * packet with PACKET_FRAGMENT is. */
+struct packet_part {
+	uint32_t id;				/* Of the datagram: 16 bits, IPv6: 32. */
+	uint32_t start, end;
+	bool more;				/* Others follow. */
+	uint8_t protocol;			/* What all of them say it begins with:
+						 * over IPv6 that may be options. */
+};
+
+void packet_part(const struct packet *p, struct packet_part *out);
+
 /* Sequence and acknowledgement numbers and the window as sent, in host order; of
  * a TCP packet only. */
 uint32_t packet_tcp_seq(const struct packet *p);
@@ -170,6 +182,60 @@ bool packet_checksum_ok(const struct packet *p);
  */
 void packet_set_src(struct packet *p, const struct endpoint *to);
 void packet_set_dst(struct packet *p, const struct endpoint *to);
+
+/*
+ * The same of the packet that an ICMP error quotes, which has to have one
+ * (packet_inner()): the quoted address and port (the identifier of a query), the quoted
+ * IP checksum, the quoted TCP or UDP checksum if it is within the quotation, and with
+ * them the checksum of the error itself (RFC 5508, 4.2).  Only what lies within
+ * 'head_bytes' is changed.
+ */
+void packet_set_quoted_src(struct packet *p, uint32_t head_bytes,
+			   const struct endpoint *to);
+void packet_set_quoted_dst(struct packet *p, uint32_t head_bytes,
+			   const struct endpoint *to);
+
+/* The first 8 bytes of the transport header that an ICMP error quotes; NULL: it does not
+ * quote so much of one. */
+const uint8_t *packet_quoted_transport(const struct packet *p, uint32_t head_bytes);
+/* Adds 'seq' to the sequence number of the TCP segment that an ICMP error quotes. */
+void packet_shift_quoted(struct packet *p, uint32_t head_bytes, uint32_t seq);
+
+/* Whether the checksum of an ICMP error and that of the IPv4 header it quotes are
+ * right (RFC 5508, 4.2; that of the quoted transport header does not matter).  Not of
+ * an error that is a fragment, or goes on behind 'head_bytes': errors are short. */
+bool packet_quoted_ok(const struct packet *p, uint32_t head_bytes);
+
+/* Of a TCP segment: adds 'seq' to the sequence number, and 'ack' to the
+ * acknowledgement number, if there is one, and to all edges of SACK blocks (RFC 2018),
+ * which are numbers of the same direction. */
+void packet_shift_tcp(struct packet *p, uint32_t seq, uint32_t ack);
+
+/* Whether an IPv4 packet is not a fragment, and may not become one: then its
+ * identification means nothing (RFC 6864, 4). */
+static inline bool
+packet_is_atomic(const struct packet *p)
+{
+	return (p->data[p->l3 + 6] & 0x40) != 0 && !(p->flags & PACKET_FRAGMENT);
+}
+
+/* Adds 'id' to the identification of an IPv4 packet. */
+void packet_shift_id(struct packet *p, uint16_t id);
+
+/* What a TCP segment's options say.  Absent: 0, and 'wscale' is TCP_NO_WSCALE. */
+#define TCP_NO_WSCALE 255
+#define TCP_MAX_SACKS 4
+struct tcp_options {
+	uint16_t mss;
+	uint8_t wscale;				/* At most 14 (RFC 7323, 2.3). */
+	bool sack_permitted, has_timestamp;
+	uint32_t timestamp, timestamp_echo;
+	uint8_t n_sacks;
+	uint32_t sack[TCP_MAX_SACKS][2];	/* Left and right edges. */
+};
+
+/* False: they are malformed (what came before that is set). */
+bool packet_tcp_options(const struct packet *p, struct tcp_options *out);
 
 /* The Internet checksum 'sum' (as found in the packet) after the 16-bit words
  * of 'from' have become those of 'to', both 'bytes' long, an even number. */

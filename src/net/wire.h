@@ -17,6 +17,15 @@
 
 #include "net/packet.h"
 
+/* Ethernet types. */
+enum {
+	TYPE_IP4 = 0x0800,
+	TYPE_ARP = 0x0806,
+	TYPE_TAG = 0x8100, /* 802.1Q */
+	TYPE_IP6 = 0x86dd,
+	TYPE_SERVICE_TAG = 0x88a8, /* 802.1ad */
+};
+
 /* Sizes of headers, and where in them a field stands. */
 enum {
 	ETHER_BYTES = 14,
@@ -26,16 +35,24 @@ enum {
 	MAX_TAGS = 2,
 
 	IP4_BYTES = 20,
+	IP4_TOS = 1,
 	IP4_TOTAL = 2,
+	IP4_ID = 4,
 	IP4_FRAGMENT = 6,
+	IP4_DONT = 0x4000, /* In it: do not fragment... */
+	IP4_MORE = 0x2000, /* ...and more follow. */
+	IP4_OFFSET = 0x1fff,
+	IP4_TTL = 8,
 	IP4_PROTOCOL = 9,
 	IP4_SUM = 10,
 	IP4_SRC = 12,
 	IP4_DST = 16,
 
 	IP6_BYTES = 40,
+	IP6_MIN_MTU = 1280, /* That every link has. */
 	IP6_PAYLOAD = 4,
 	IP6_NEXT = 6,
+	IP6_HOPS = 7,
 	IP6_SRC = 8,
 	IP6_DST = 24,
 	EXTENSION_BYTES = 8, /* The least; a fragment header has no more. */
@@ -83,6 +100,12 @@ load_be16(const uint8_t *at)
 	return rte_be_to_cpu_16(load_16(at));
 }
 
+static inline uint32_t
+load_be32(const uint8_t *at)
+{
+	return rte_be_to_cpu_32(load_32(at));
+}
+
 /* Folds a sum of words into one. */
 static inline uint16_t
 sum_fold(uint64_t sum)
@@ -117,5 +140,10 @@ flow_transport(const struct flow *f)
 		return 0;
 	return f->protocol;
 }
+
+/* The packet that an ICMP error quotes, as packet_inner() has it, and where in the
+ * error it stands: of '*q', what packet_parse() sets but for 'payload' and the fields
+ * of TCP and ICMP; 'end' is that of what can be read. */
+bool packet_quote(const struct packet *p, uint32_t head_bytes, struct packet *q);
 
 #endif

@@ -455,7 +455,7 @@ one_table_is_left_to_the_core(void **state)
 {
 	(void)state;
 	for (int i = 2; i < CORE_MAX_TABLES - 1; i++) {
-		char name[2] = { (char)('A' + i), 0 };
+		char name[3] = { 'T', (char)('0' + i), 0 };
 
 		assert_int_equal(test_declare(t.partition, name, 0, 0), i);
 	}

@@ -20,6 +20,71 @@ static const struct config_field section_fields[] = {
 	{ 0 }
 };
 
+/* The short form of a target is its port. */
+struct target {
+	uint16_t port;
+	uint64_t weight;
+};
+
+static const struct config_field target_fields[] = {
+	{ "port", CONFIG_SCALAR, offsetof(struct target, port), .required = true,
+	  .parse = parse_port, .help = "a port from 1 to 65535" },
+	{ "weight", CONFIG_UINT, offsetof(struct target, weight), .max = 9 },
+	{ 0 }
+};
+
+static const struct config_field targets_fields[] = {
+	{ "targets", CONFIG_LIST, 0, .fields = target_fields, .parse = parse_port,
+	  .item_bytes = sizeof(struct target), .help = "a port from 1 to 65535" },
+	{ 0 }
+};
+
+/* Loads a list of targets and checks that all it prints is 'want'. */
+static struct config *
+load_targets(const char *yaml, struct config_list *list, const char *want)
+{
+	struct config *c = NULL;
+	int err;
+
+	catch_stderr();
+	err = config_load_text("test.yaml", yaml, strlen(yaml), targets_fields, list, &c);
+	assert_string_equal(caught_stderr(), want);
+	assert_int_equal(err, want[0] == '\0' ? 0 : -EINVAL);
+	return c;
+}
+
+static void
+test_items_are_scalars_or_maps(void **state)
+{
+	struct config_list list = { 0 };
+	struct config *c;
+	const struct target *t;
+
+	(void)state;
+	c = load_targets("targets: [80, {port: 443, weight: 3}, 81]\n", &list, "");
+	t = list.items;
+	assert_int_equal(list.n, 3);
+	assert_int_equal(t[0].port, 80);
+	assert_int_equal(t[0].weight, 0);
+	assert_int_equal(t[1].port, 443);
+	assert_int_equal(t[1].weight, 3);
+	assert_int_equal(t[2].port, 81);
+	config_free(c);
+	c = load_targets("targets: 8080\n", &list, "");
+	t = list.items;
+	assert_int_equal(list.n, 1);
+	assert_int_equal(t[0].port, 8080);
+	config_free(c);
+	load_targets("targets:\n- 80\n- 0\n- {weight: 3}\n- []\n-\n", &list,
+		     "test.yaml:3: 'targets[1]' is 0, want a port from 1 to 65535\n"
+		     "test.yaml:4: missing key 'targets[2].port' (a port from 1 to 65535)\n"
+		     "test.yaml:5: 'targets[3]' is a list, want a port from 1 to 65535\n"
+		     "test.yaml:6: 'targets[4]' is empty, want a port from 1 to 65535\n");
+	load_targets("targets: {port: 1}\n", &list,
+		     "test.yaml:1: 'targets' is a map, want a list (a port from 1 to "
+		     "65535)\n");
+}
+
 static void
 test_filled(void **state)
 {
@@ -272,6 +337,7 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_items_are_scalars_or_maps),
 		cmocka_unit_test(test_filled), cmocka_unit_test(test_durations),
 		cmocka_unit_test(test_bools),  cmocka_unit_test(test_section),
 		cmocka_unit_test(test_places), cmocka_unit_test(test_files),

@@ -41,7 +41,7 @@ expect_leases(unsigned int max, const char *want)
 	struct frame_lease lease = { 0 };
 	struct frame_cursor c;
 	char keys[64] = "";
-	int n = partition_lease(t.partition, t.now_ms, UINT32_MAX, max, &out), n_read = 0;
+	int n = partition_lease(t.partition, t.now_ms, UINT64_MAX, max, &out), n_read = 0;
 
 	assert_int_equal(frame_leases_open(out.data, out.bytes, &c), 0);
 	for (; frame_lease_next(&c, &lease) == 1; n_read++) {
@@ -310,12 +310,12 @@ leases_may_lack_memory(void **state)
 		put(LEASED, key, (uint64_t)key[0]);
 	pass(1200);
 	test_memory_fail_after(0);
-	assert_int_equal(partition_lease(t.partition, t.now_ms, UINT32_MAX, 26, &out), -ENOMEM);
+	assert_int_equal(partition_lease(t.partition, t.now_ms, UINT64_MAX, 26, &out), -ENOMEM);
 	assert_int_equal(out.bytes, 0);
 	test_memory_fail_after(1);
 	while (n < 26) {
 		struct frame_cursor c;
-		int more = partition_lease(t.partition, t.now_ms, UINT32_MAX, 26, &out);
+		int more = partition_lease(t.partition, t.now_ms, UINT64_MAX, 26, &out);
 
 		assert_true(more > 0);
 		n += more;

@@ -100,7 +100,7 @@ lease_some(void)
 	struct frame_lease lease;
 	struct frame_cursor c;
 	unsigned int max = 1 + below(20);
-	int n = partition_lease(m.p, m.now_ms, UINT32_MAX, max, &out), n_read = 0;
+	int n = partition_lease(m.p, m.now_ms, UINT64_MAX, max, &out), n_read = 0;
 
 	assert_in_range(n, 0, max);
 	assert_int_equal(frame_leases_open(out.data, out.bytes, &c), 0);

@@ -264,6 +264,38 @@ every_byte_of_a_flow_is_defined(void **state)
 	}
 }
 
+/* [B34] */
+static void
+fragments_say_which_part_they_are(void **state)
+{
+	static const struct {
+		unsigned int sample;
+		struct packet_part want;
+	} cases[] = {
+		{ FIRST4, { 7, 0, 16, true, PROTO_UDP } },
+		{ LATER4, { 7, 16, 18, false, PROTO_UDP } },
+		{ FIRST6, { 7, 0, 16, true, PROTO_UDP } },
+		{ LATER6, { 7, 16, 18, false, PROTO_UDP } },
+	};
+
+	(void)state;
+	for (unsigned int i = 0; i < 4; i++) {
+		const struct packet_part *want = &cases[i].want;
+		struct packet_part part;
+		struct packet p;
+		struct frame f;
+
+		frame_make(&f, samples[cases[i].sample].hex);
+		assert_int_equal(packet_parse(&p, f.data, f.bytes, f.bytes), PACKET_OK);
+		packet_part(&p, &part);
+		assert_int_equal(part.id, want->id);
+		assert_int_equal(part.start, want->start);
+		assert_int_equal(part.end, want->end);
+		assert_int_equal(part.more, want->more);
+		assert_int_equal(part.protocol, want->protocol);
+	}
+}
+
 static void
 tcp_fields_are_read_from_the_header(void **state)
 {
@@ -297,6 +329,7 @@ main(void)
 		cmocka_unit_test(two_tags_are_skipped_three_are_not),
 		cmocka_unit_test(eight_extension_headers_are_parsed_nine_are_not),
 		cmocka_unit_test(every_byte_of_a_flow_is_defined),
+		cmocka_unit_test(fragments_say_which_part_they_are),
 		cmocka_unit_test(tcp_fields_are_read_from_the_header),
 	};
 

@@ -236,30 +236,41 @@ members_beyond_the_record_are_free(void **state)
 		assert_in_range(pick(72), 70, 71);
 }
 
-/* Those who ask at the same time do not race while there is enough for all. */
+/* Those who ask at the same time do not race while there is enough for all; and if there
+ * is not, it is those who asked first that may have taken theirs. */
 static void
 picks_in_a_row_differ(void **state)
 {
-	enum { N_FREE = 100, N = 2000 };
-	bool seen[N] = { false };
+	enum { N_MEMBERS = 64000 };
+	static const uint32_t n_free[] = { 1, 100, 640 };
+	static int first[N_MEMBERS];
 
 	(void)state;
-	take_all_but(N, N);
-	for (uint32_t i = 0; i < N_FREE; i++) {
-		test_group(&t.frame, ++version);
-		test_give(&t.frame, 0, "range", 0, i * (N / N_FREE));
-		test_group_end(&t.frame);
-	}
-	apply();
-	for (unsigned int i = 0; i < N_FREE; i++) {
-		int member = pick(N);
+	take_all_but(N_MEMBERS, N_MEMBERS);
+	for (unsigned int c = 0; c < sizeof(n_free) / sizeof(n_free[0]); c++) {
+		uint32_t step = N_MEMBERS / n_free[c];
+		bool seen[N_MEMBERS] = { false };
 
-		assert_in_range(member, 0, N - 1);
-		assert_int_equal(member % (N / N_FREE), 0);
-		assert_false(seen[member]);
-		seen[member] = true;
+		for (uint32_t i = 0; i < n_free[c]; i++) {
+			test_group(&t.frame, ++version);
+			test_give(&t.frame, 0, "range", 0, i * step);
+			test_group_end(&t.frame);
+			if (i % 500 == 499)
+				apply();
+		}
+		apply();
+		for (unsigned int i = 0; i < n_free[c]; i++) {
+			first[i] = pick(N_MEMBERS);
+			assert_in_range(first[i], 0, N_MEMBERS - 1);
+			assert_int_equal((uint32_t)first[i] % step, 0);
+			assert_false(seen[first[i]]);
+			seen[first[i]] = true;
+		}
+		for (unsigned int i = 0; i < n_free[c] && n_free[c] <= 100; i++)
+			assert_int_equal(pick(N_MEMBERS), first[i]);
+		for (uint32_t i = 0; i < n_free[c]; i++)
+			take(N_MEMBERS, i * step, FRAME_APPLIED);
 	}
-	assert_int_not_equal(pick(N), -1);
 }
 
 /* Chi-square of 'n' numbers that should be as many; beyond 6 standard deviations once in
@@ -278,10 +289,11 @@ static void
 all_free_members_have_equal_chance(void **state)
 {
 	enum { KINDS = 64, PICKS = 20000 };
-	/* Drawn from all members, and, where few are free, from the free ones. */
+	/* Drawn from all members; where few are free, from groups of them; where next to
+	 * none are, from the free ones. */
 	static const struct {
 		uint32_t n_members, step;
-	} cases[] = { { 64512, 1 }, { 64000, 1000 } };
+	} cases[] = { { 64512, 1 }, { 64000, 100 }, { 64000, 1000 } };
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

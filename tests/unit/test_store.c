@@ -84,7 +84,7 @@ a_store_has_so_many_tables(void **state)
 	assert_int_equal(store_open(&options, NULL, STORE_MAX_TABLES + 1, &s, why,
 				    sizeof(why)),
 			 -EINVAL);
-	assert_string_equal(why, "17 tables: a store has up to 16");
+	assert_string_equal(why, "41 tables: a store has up to 40");
 }
 
 int

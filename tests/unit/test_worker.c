@@ -93,8 +93,10 @@ test_a_reload_is_safe_while_packets_flow(void **unused)
 	static struct look_state state[2] = { { GOOD, 0 }, { 0, 0 } };
 	struct port inside = { .ops = &source_ops, .pool = pool, .wait_fd = -1, .busy = true };
 	struct port outside = { .ops = &sink_ops, .pool = pool, .wait_fd = -1 };
-	struct pipe_config config = { .nf = &look_nf, .nf_static = &state[0],
-				      .store = open_store(), .port = { &inside, &outside } };
+	struct chain chain[2] = { { 1, 1, { { &look_nf, &state[0] } } },
+				  { 1, 1, { { &look_nf, &state[1] } } } };
+	struct pipe_config config = { .chain = chain[0], .store = open_store(),
+				      .port = { &inside, &outside } };
 	struct worker *w;
 	uint32_t seen = 0;
 
@@ -109,7 +111,7 @@ test_a_reload_is_safe_while_packets_flow(void **unused)
 			seen = alert[k].id;
 		}
 		state[i % 2] = (struct look_state){ GOOD, i };
-		worker_set_static(w, &state[i % 2]);
+		worker_set_static(w, &chain[i % 2]);
 		state[(i + 1) % 2].magic = 0;
 	}
 	worker_stop(w, 1000);
