@@ -50,7 +50,7 @@ open_store(struct bench *b)
 	char why[256];
 
 	settings_tables(b->settings, wanted);
-	n = pipe_tables(b->settings->nf, wanted, declared);
+	n = pipe_tables(&b->settings->chain, wanted, declared);
 
 	if (store_open(&options, declared, n, &b->store, why, sizeof(why)) != 0)
 		return fail("store", why);
@@ -76,8 +76,7 @@ open_bench(struct bench *b, const char *path)
 		return -1;
 
 	struct pipe_config config = {
-		.nf = b->settings->nf,
-		.nf_static = b->settings->nf_static,
+		.chain = b->settings->chain,
 		.store = b->store,
 		.port = { b->ports.queue[b->outside][0], b->ports.queue[!b->outside][0] },
 	};

@@ -32,8 +32,9 @@ enum config_kind {
 	CONFIG_MAP,				/* a nested struct, by 'fields' */
 	CONFIG_LIST,				/* struct config_list of items of 'item_bytes':
 						 * maps by 'fields', or scalars by 'parse', or
-						 * strings (char *) if both are NULL; a single
-						 * scalar counts as a list of one */
+						 * either where both are given, or strings
+						 * (char *) if none is; a single scalar counts
+						 * as a list of one */
 };
 
 struct config_field {

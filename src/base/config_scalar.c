@@ -236,7 +236,8 @@ advise_word(const struct config_field *field, const char *value, char *text, siz
 static void
 advise_list(const struct config_field *field, char *text, size_t bytes)
 {
-	config_append(text, bytes, "a list%s", field->fields != NULL ? " of maps" : "");
+	config_append(text, bytes, "a list%s",
+		      field->fields != NULL && field->parse == NULL ? " of maps" : "");
 	if (field->min != 0 || field->max != 0) {
 		config_append(text, bytes, " of length ");
 		append_range(field, text, bytes);

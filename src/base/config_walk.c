@@ -284,9 +284,10 @@ walk_value(struct walk *w, const struct value *v, void *out)
 		walk_scalar(w, v, out);
 }
 
-/* The items of a list are fields without a key. */
+/* The items of a list are fields without a key; where they may be maps or scalars, each
+ * is what it looks like. */
 static struct config_field
-item_field(const struct config_field *list)
+item_field(const struct config_field *list, const yaml_node_t *node)
 {
 	struct config_field item = {
 		.kind = CONFIG_STRING,
@@ -296,12 +297,11 @@ item_field(const struct config_field *list)
 		.help = list->help,
 	};
 
-	if (list->fields != NULL)
+	if (list->fields != NULL &&
+	    (list->parse == NULL || node->type == YAML_MAPPING_NODE))
 		item.kind = CONFIG_MAP;
 	else if (list->parse != NULL)
 		item.kind = CONFIG_SCALAR;
-	else
-		item.item_bytes = sizeof(char *);
 	return item;
 }
 
@@ -315,17 +315,17 @@ list_length(const struct value *v)
 	if (node->type == YAML_SEQUENCE_NODE)
 		return node->data.sequence.items.top - node->data.sequence.items.start;
 	if (node->type == YAML_SCALAR_NODE && !node_is_null(node) &&
-	    v->field->fields == NULL)
+	    (v->field->fields == NULL || v->field->parse != NULL))
 		return 1;
 	return -1;
 }
 
 static void
-walk_item(struct walk *w, const struct value *list, const struct config_field *field,
-	  unsigned int i, void *out)
+walk_item(struct walk *w, const struct value *list, unsigned int i, void *out)
 {
-	struct value item = { .field = field, .node = list->node, .line = list->line };
+	struct value item = { .node = list->node, .line = list->line };
 	size_t before = strlen(w->path);
+	struct config_field field;
 
 	if (list->node->type == YAML_SEQUENCE_NODE) {
 		int node = list->node->data.sequence.items.start[i];
@@ -337,14 +337,24 @@ walk_item(struct walk *w, const struct value *list, const struct config_field *f
 		item.line = line > list->line ? line : list->line;
 		config_append(w->path, sizeof(w->path), "[%u]", i);
 	}
+	field = item_field(list->field, item.node);
+	item.field = &field;
 	walk_value(w, &item, out);
 	path_cut(w, before);
+}
+
+/* Of a list of strings nobody has to say it. */
+static size_t
+item_bytes(const struct config_field *list)
+{
+	return list->fields == NULL && list->parse == NULL ? sizeof(char *)
+							   : list->item_bytes;
 }
 
 static void
 walk_list(struct walk *w, const struct value *v, void *out)
 {
-	struct config_field field = item_field(v->field);
+	size_t bytes = item_bytes(v->field);
 	struct config_list *list = out;
 	ptrdiff_t n = list_length(v);
 
@@ -368,15 +378,14 @@ walk_list(struct walk *w, const struct value *v, void *out)
 	if ((size_t)n > w->n_left)
 		n = (ptrdiff_t)w->n_left + 1;
 	if (n > 0)
-		list->items = config_alloc(w->config, (size_t)n * field.item_bytes);
+		list->items = config_alloc(w->config, (size_t)n * bytes);
 	if (n > 0 && list->items == NULL) {
 		w->err = -ENOMEM;
 		return;
 	}
 	list->n = (unsigned int)n;
 	for (unsigned int i = 0; i < list->n && w->err == 0; i++)
-		walk_item(w, v, &field, i,
-			  (unsigned char *)list->items + i * field.item_bytes);
+		walk_item(w, v, i, (unsigned char *)list->items + i * bytes);
 }
 
 static void

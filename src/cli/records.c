@@ -17,7 +17,7 @@
 
 #include "cli/store.h"
 #include "nf/fields.h"
-#include "nf/nf.h"
+#include "nf/fragments.h"
 #include "pipe/instance.h"
 #include "store/core.h"
 
@@ -57,8 +57,10 @@ find_known(const char *name)
 		return NULL;
 	snprintf(function, sizeof(function), "%.*s", (int)(dot - name), name);
 
-	const struct nf *nf = nf_find(function);
-	unsigned int n = nf == NULL ? 0 : nf_tables(nf, 0, tables, STORE_MAX_TABLES);
+	const struct nf *nf = strcmp(function, nf_fragments.name) == 0
+				      ? &nf_fragments
+				      : nf_find(function);
+	unsigned int n = nf == NULL ? 0 : nf_tables(nf, tables, STORE_MAX_TABLES);
 
 	for (unsigned int i = 0; i < n; i++)
 		if (strcmp(tables[i]->name, dot + 1) == 0)

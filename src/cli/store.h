@@ -9,7 +9,7 @@
 
 enum {
 	CLI_MAX_PARTITIONS = 64,
-	CLI_MAX_TABLES = 32,
+	CLI_MAX_TABLES = 64,
 	CLI_WHY = 320,
 	CLI_USAGE = -1,				/* Instead of an exit code: say how. */
 };

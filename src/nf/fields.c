@@ -120,6 +120,7 @@ static void
 print_field(struct printer *p, const struct nf_field *f, const uint8_t *at)
 {
 	struct endpoint e;
+	rte_be16_t port;
 	int64_t number;
 	char *to = text_add(p, f->name);
 
@@ -136,6 +137,10 @@ print_field(struct printer *p, const struct nf_field *f, const uint8_t *at)
 		break;
 	case NF_FIELD_IP4:
 		print_address(to, 4, at, 0);
+		break;
+	case NF_FIELD_IP4_PORT:
+		memcpy(&port, at + sizeof(rte_be32_t), sizeof(port));
+		print_address(to, 4, at, port);
 		break;
 	case NF_FIELD_PROTOCOL:
 		print_protocol(to, *at);

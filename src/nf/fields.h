@@ -26,6 +26,7 @@ enum nf_field_kind {
 	NF_FIELD_INT,				/* Of 8 bytes. */
 	NF_FIELD_WORD,				/* The index of a word, of 1 byte. */
 	NF_FIELD_IP4,				/* rte_be32_t */
+	NF_FIELD_IP4_PORT,			/* The same, and a rte_be16_t behind it. */
 	NF_FIELD_PROTOCOL,			/* An IP protocol, of 1 byte. */
 	NF_FIELD_ENDPOINT,			/* struct endpoint */
 	NF_FIELD_FLOW,				/* struct flow: protocol, src, dst, zone. */

@@ -40,27 +40,25 @@ nf_names(void)
 #undef X
 }
 
+/* nat.c, nat_ports.c */
 static bool
 owned_by(const struct nf_table *t, const struct nf *nf)
 {
 	size_t n = strlen(nf->name);
 
-	return strncmp(t->owner, nf->name, n) == 0 && strcmp(t->owner + n, ".c") == 0;
+	return strncmp(t->owner, nf->name, n) == 0 &&
+	       (t->owner[n] == '_' || strcmp(t->owner + n, ".c") == 0);
 }
 
 unsigned int
-nf_tables(const struct nf *nf, unsigned int first, struct nf_table **tables,
-	  unsigned int max)
+nf_tables(const struct nf *nf, struct nf_table **tables, unsigned int max)
 {
 	unsigned int n = 0;
 
 	for (struct nf_table *const *t = __start_nf_all_tables;
-	     t < __stop_nf_all_tables; t++) {
-		if (!owned_by(*t, nf) || n == max)
-			continue;
-		(*t)->index = (uint8_t)(first + n);
-		tables[n++] = *t;
-	}
+	     t < __stop_nf_all_tables; t++)
+		if (owned_by(*t, nf) && n < max)
+			tables[n++] = *t;
 	return n;
 }
 

@@ -35,6 +35,7 @@
  *   .expired   called instead of deleting the record: see below
  *   .fields    names and places of the value's fields, for people (fields.h);
  *   .key_fields  the same of the key's, unless that is a flow or an endpoint
+ *   .limit     how many records there may be, unless the file says so (0: any number)
  *   .spread    which keys lie together: those with the same number, modulo the number of
  *              partitions, are in one.  nf_spread(), if it is not given
  *
@@ -83,6 +84,7 @@ struct nf_table {
 	uint8_t index;				/* Given by the runtime at start. */
 	bool is_range;
 	uint32_t idle_ms;
+	uint64_t limit;				/* Unless the file has one. */
 	void (*expired)(struct nf_run *r, const void *key, const void *value);
 	uint32_t (*spread)(const void *key, unsigned int key_bytes);
 	unsigned int (*upgrade)(uint8_t from, const void *old, unsigned int old_bytes,

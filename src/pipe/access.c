@@ -124,6 +124,25 @@ pipe_set_formats(struct pipe *p, const uint8_t *format)
 
 /* --- reads -------------------------------------------------------------------- */
 
+/* The functions of a chain want more than one run may: it will be dropped, and what it
+ * reads and writes until then does not matter.  One alone knows what it may. */
+static __rte_noinline void
+too_much(struct nf_run *r)
+{
+	assert(context_of(r)->chain.n > 1);
+	r->unreadable = RUN_TOO_MUCH;
+}
+
+static __rte_noinline struct run_value *
+too_many_reads(struct nf_run *r)
+{
+	static struct run_value absent;
+
+	too_much(r);
+	r->n_asked--;
+	return &absent;
+}
+
 /* The next value of this execution if it is here, NULL: it has to be asked for. */
 static inline struct run_value *
 fetched(struct nf_run *r, const struct nf_table *t, const void *key,
@@ -131,7 +150,8 @@ fetched(struct nf_run *r, const struct nf_table *t, const void *key,
 {
 	unsigned int i = r->n_asked++;
 
-	assert(i < NF_MAX_READS);
+	if (unlikely(i >= NF_MAX_READS))
+		return too_many_reads(r);
 
 	struct run_value *v = &r->value[i];
 
@@ -280,16 +300,33 @@ may_share(const struct run_write *before, const struct run_write *w)
 	return !write_is_whole(before) && !write_is_whole(w);
 }
 
+/* For one more operation. */
+static inline bool
+has_room(struct nf_run *r, unsigned int value_bytes)
+{
+	return r->n_writes < NF_MAX_WRITES &&
+	       frame_room(&context_of(r)->writes) >= RUN_WRITE_HEAD_BYTES + value_bytes;
+}
+
+static __rte_noinline void
+forget_writes(struct nf_run *r)
+{
+	too_much(r);
+	r->n_writes = 0;
+	context_of(r)->writes.at = context_of(r)->writes.start;
+}
+
 /* The caller writes the operation: 'key' of the result is set when it has. */
 static struct run_write *
 write_slot(struct nf_run *r, const struct nf_table *t, const void *key,
-	   unsigned int key_bytes, enum frame_op_kind op)
+	   unsigned int key_bytes, enum frame_op_kind op, unsigned int value_bytes)
 {
 	uint8_t part = part_of(context_of(r), t, key, key_bytes);
 	uint8_t format = atomic_load_explicit(&r->pipe->format[t->index],
 					      memory_order_relaxed);
 
-	assert(r->n_writes < NF_MAX_WRITES);
+	if (unlikely(!has_room(r, value_bytes)))
+		forget_writes(r);
 
 	struct run_write *w = &r->write[r->n_writes];
 
@@ -314,7 +351,8 @@ nf_table_write(struct nf_run *r, const struct nf_table *t, const void *key,
 	       unsigned int key_bytes, const void *value, unsigned int value_bytes,
 	       enum nf_rank rank, uint32_t idle_ms)
 {
-	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_PUT);
+	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_PUT,
+					 value_bytes);
 
 	assert(value_bytes <= t->value_max);
 	if (unlikely(w->format != t->format))
@@ -331,7 +369,7 @@ void
 nf_table_delete(struct nf_run *r, const struct nf_table *t, const void *key,
 		unsigned int key_bytes)
 {
-	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_DELETE);
+	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_DELETE, 0);
 
 	w->key = frame_delete(&context_of(r)->writes, t->index, key, (uint8_t)key_bytes);
 	assert(w->key != NULL);
@@ -351,7 +389,7 @@ nf_table_add(struct nf_run *r, const struct nf_table *t, const void *key,
 	     int64_t delta, int64_t min, int64_t max)
 {
 	struct run_context *c = context_of(r);
-	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_ADD);
+	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_ADD, 0);
 
 	assert(value_bytes <= t->value_max);
 	if (unlikely(w->format != t->format))
@@ -368,7 +406,7 @@ nf_table_take(struct nf_run *r, const struct nf_table *t, const void *key,
 	      unsigned int key_bytes, uint32_t n_members, uint32_t member)
 {
 	struct run_context *c = context_of(r);
-	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_TAKE);
+	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_TAKE, 0);
 
 	assert(member < n_members && n_members <= NF_MAX_MEMBERS);
 	write_key(c, w, frame_take(&c->writes, t->index, key, (uint8_t)key_bytes,
@@ -380,7 +418,7 @@ nf_table_give(struct nf_run *r, const struct nf_table *t, const void *key,
 	      unsigned int key_bytes, uint32_t member, uint32_t quarantine_ms)
 {
 	struct run_context *c = context_of(r);
-	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_GIVE);
+	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_GIVE, 0);
 
 	write_key(c, w, frame_give(&c->writes, t->index, key, (uint8_t)key_bytes,
 				   quarantine_ms, member));
@@ -391,7 +429,7 @@ nf_table_absent(struct nf_run *r, const struct nf_table *t, const void *key,
 		unsigned int key_bytes)
 {
 	struct run_context *c = context_of(r);
-	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_CHECK);
+	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_CHECK, 0);
 
 	write_key(c, w, frame_check(&c->writes, FRAME_CHECK, t->index, key,
 				    (uint8_t)key_bytes, 0));
@@ -402,7 +440,7 @@ run_settle(struct nf_run *r, const struct nf_table *t, const void *key,
 	   unsigned int key_bytes, uint64_t version)
 {
 	struct run_context *c = context_of(r);
-	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_SETTLE);
+	struct run_write *w = write_slot(r, t, key, key_bytes, FRAME_SETTLE, 0);
 
 	write_key(c, w, frame_check(&c->writes, FRAME_SETTLE, t->index, key,
 				    (uint8_t)key_bytes, version));

@@ -22,8 +22,9 @@ enum {
 	GEN_MAX_HOSTS = 1 << 20,		/* Of one queue. */
 	GEN_MAX_FLOWS = 1 << 24,
 	/* The answering end acknowledges data each time its sequence number enters
-	 * another such range: far less than the window of 65535 << 14 offered. */
-	GEN_ACK_SHIFT = 20,
+	 * another such range: less than its first window of 65535, which is not scaled,
+	 * and far less than the ones of 65535 << 14 behind that. */
+	GEN_ACK_SHIFT = 15,
 };
 
 /* What the first byte of a UDP payload says. */

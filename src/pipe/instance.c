@@ -2,8 +2,8 @@
  * instance.c - start, reload and stop of an instance.
  *
  * The main thread starts everything, then waits for signals: SIGTERM and SIGINT
- * drain and end, SIGHUP reads the file again and gives the function's part of it to
- * running pipes, which lose no packet over it.
+ * drain and end, SIGHUP reads the file again and gives the functions' part of it to
+ * running pipes, which lose no packet over it.  Meanwhile it writes what they report.
  */
 #include "pipe/instance.h"
 
@@ -16,11 +16,18 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <rte_cycles.h>
+
 #include "base/log.h"
+#include "pipe/events.h"
+#include "pipe/task.h"
 
 enum {
-	/* How often the main thread looks for alerts and for the end of captures. */
+	/* How often the main thread looks for alerts and for the end of captures... */
 	HOUSEKEEPING_MS = 100,
+	/* ...and for events, of which there may be one for each connection. */
+	EVENTS_MS = 10,
+	TASK_THREADS = 4,
 };
 
 struct instance {
@@ -32,7 +39,9 @@ struct instance {
 	struct worker *worker[PORT_MAX_QUEUES];
 	struct pipe *pipe[PORT_MAX_QUEUES];
 	struct stats_source stats;
-	FILE *alerts;
+	struct tasks *tasks;			/* NULL: no function has any. */
+	struct settings *replaced;		/* By reloads, while tasks use them. */
+	struct journal *alerts, *events;
 };
 
 static int
@@ -75,8 +84,7 @@ open_store(struct instance *in, unsigned int i)
 	char why[256];
 
 	settings_tables(s, wanted);
-	n = pipe_tables(s->nf, wanted, declared);
-
+	n = pipe_tables(&s->chain, wanted, declared);
 	if (store_open(&options, declared, n, &in->store[i], why, sizeof(why)) != 0)
 		return failed("no store", why);
 	return 0;
@@ -85,25 +93,54 @@ open_store(struct instance *in, unsigned int i)
 static int
 start_pipe(struct instance *in, unsigned int i)
 {
+	const struct settings *s = in->settings;
 	int err = open_store(in, i);
 
 	if (err != 0)
 		return err;
 
 	struct pipe_config config = {
-		.nf = in->settings->nf,
-		.nf_static = in->settings->nf_static,
+		.chain = s->chain,
 		.store = in->store[i],
 		.port = { in->ports.queue[NF_INSIDE][i], in->ports.queue[NF_OUTSIDE][i] },
-		.pass_unseen = in->settings->on_store_loss == 1,
+		.loss = (enum pipe_loss)s->on_store_loss,
+		.grace_ms = s->store_grace_ms,
+		.zone = s->zone,
+		.refusals = (uint32_t)s->refusals,
+		.mtu = { (uint32_t)s->mtu[NF_INSIDE], (uint32_t)s->mtu[NF_OUTSIDE] },
+		.events = s->events != NULL,
+		.lane = tasks_lane(in->tasks, i),
 	};
 
-	settings_formats(in->settings, config.format);
+	settings_formats(s, config.format);
 	err = worker_start(&config, &in->worker[i]);
 	if (err != 0)
 		return failed("cannot start a pipe", strerror(-err));
 	in->pipe[i] = worker_pipe(in->worker[i]);
 	return 0;
+}
+
+static int
+open_journal(const char *path, struct journal **out)
+{
+	int err = path != NULL ? journal_open(path, out) : 0;
+
+	return err == 0 ? 0 : failed(path, strerror(-err));
+}
+
+/* What is beside the pipes. */
+static int
+start_others(struct instance *in)
+{
+	const struct settings *s = in->settings;
+	int err = open_journal(s->alerts, &in->alerts);
+
+	if (err == 0)
+		err = open_journal(s->events, &in->events);
+	if (err != 0)
+		return err;
+	err = tasks_open(&s->chain, in->n_pipes, TASK_THREADS, &in->tasks);
+	return err == 0 ? 0 : failed("cannot start threads", strerror(-err));
 }
 
 static int
@@ -120,35 +157,109 @@ start(struct instance *in)
 	if (ports_open(spec, in->n_pipes, pipe_private_bytes(), s->pace, &in->ports, why,
 		       sizeof(why)) != 0)
 		return failed("cannot open the ports", why);
-	if (s->alerts != NULL && (in->alerts = fopen(s->alerts, "ae")) == NULL)
-		return failed(s->alerts, strerror(errno));
+	err = start_others(in);
+	if (err != 0)
+		return err;
 	for (unsigned int i = 0; i < in->n_pipes; i++) {
 		err = start_pipe(in, i);
 		if (err != 0)
 			return err;
 	}
-	in->stats = (struct stats_source){ &in->ports, in->pipe, in->n_pipes, in->store,
-					   s->nf, { NULL } };
-	nf_tables(s->nf, 0, in->stats.table, STORE_MAX_TABLES);
+	in->stats = (struct stats_source){ .ports = &in->ports, .pipe = in->pipe,
+					   .n_pipes = in->n_pipes, .store = in->store,
+					   .chain = s->chain };
+	chain_tables(&s->chain, in->stats.table, in->stats.table_stage);
 	stats_serve(&in->stats);
 	return 0;
 }
 
-/* Alerts as lines of Suricata's EVE format. */
 static void
-write_alerts(struct instance *in)
+write_alerts(struct instance *in, struct pipe *p)
 {
 	struct pipe_alert alert[64];
+	char text[EVENT_TEXT_BYTES];
 	unsigned int n;
 
+	while ((n = pipe_alerts(p, alert, 64)) > 0)
+		for (unsigned int i = 0; i < n && in->alerts != NULL; i++)
+			journal_add(in->alerts, text, alert_print(&alert[i], text));
+}
+
+static void
+write_event(struct instance *in, const struct pipe_event *e, uint64_t now)
+{
+	const struct nf *nf = in->settings->chain.stage[e->said.stage].nf;
+	uint64_t age = now > e->tsc ? now - e->tsc : 0;
+	uint64_t age_ns = age * 1000 / (rte_get_tsc_hz() / 1000000);
+	char text[EVENT_TEXT_BYTES];
+
+	if (nf->events[e->said.event].line) {
+		event_describe(nf, e, text);
+		log_info(nf->name, "%s", text);
+	}
+	if (in->events != NULL)
+		journal_add(in->events, text,
+			    event_print(nf, e, age_ns, text));
+}
+
+static void
+write_events(struct instance *in, struct pipe *p)
+{
+	struct pipe_event event[64];
+	unsigned int n, n_left = EVENTS_ROOM;
+
+	/* Not for ever, though more may come than are written. */
+	while (n_left > 0 && (n = pipe_events(p, event, 64)) > 0) {
+		uint64_t now = rte_get_tsc_cycles();
+
+		for (unsigned int i = 0; i < n; i++)
+			write_event(in, &event[i], now);
+		n_left -= RTE_MIN(n, n_left);
+	}
+}
+
+/* What pipes report. */
+static void
+write_reports(struct instance *in)
+{
 	for (unsigned int i = 0; i < in->n_pipes; i++) {
-		while ((n = pipe_alerts(in->pipe[i], alert, 64)) > 0) {
-			for (unsigned int k = 0; k < n && in->alerts != NULL; k++)
-				stats_alert(in->alerts, &alert[k]);
-		}
+		write_alerts(in, in->pipe[i]);
+		write_events(in, in->pipe[i]);
 	}
 	if (in->alerts != NULL)
-		fflush(in->alerts);
+		journal_flush(in->alerts);
+	if (in->events != NULL)
+		journal_flush(in->events);
+}
+
+/* Settings that no task uses any more. */
+static void
+free_replaced(struct instance *in)
+{
+	struct settings **at = &in->replaced, *s;
+
+	while ((s = *at) != NULL) {
+		if (tasks_use(in->tasks, &s->chain)) {
+			at = &s->next;
+			continue;
+		}
+		*at = s->next;
+		settings_free(s);
+	}
+}
+
+/* A thread that is still blocked may look at the settings at any time: they stay, and the
+ * process ends without it. */
+static void
+stop_tasks(struct instance *in)
+{
+	if (!tasks_close(in->tasks)) {
+		log_info("snf", "a task is still under way: not waiting for it");
+		return;
+	}
+	in->tasks = NULL;
+	free_replaced(in);
+	settings_free(in->settings);
 }
 
 static void
@@ -157,8 +268,9 @@ stop(struct instance *in)
 	for (unsigned int i = 0; i < in->n_pipes && in->worker[i] != NULL; i++)
 		worker_stop(in->worker[i], in->settings->store_timeout_ms);
 	if (in->stats.n_pipes > 0) {
-		write_alerts(in);
+		write_reports(in);
 		stats_refused(&in->stats);
+		stats_lost(&in->stats);
 		stats_log(&in->stats);
 	}
 	for (unsigned int i = 0; i < in->n_pipes; i++) {
@@ -169,12 +281,22 @@ stop(struct instance *in)
 	}
 	if (in->ports.n_queues > 0)
 		ports_close(&in->ports);
-	if (in->alerts != NULL)
-		fclose(in->alerts);
-	settings_free(in->settings);
+	journal_close(in->alerts);
+	journal_close(in->events);
+	stop_tasks(in);
 }
 
-/* What the file says now, for a running instance: the function's section, and which
+/* The files may have been moved away. */
+static void
+reopen(struct instance *in)
+{
+	if (in->alerts != NULL)
+		journal_reopen(in->alerts);
+	if (in->events != NULL)
+		journal_reopen(in->events);
+}
+
+/* What the file says now, for a running instance: the functions' sections, and which
  * formats are written.  A file that is wrong changes nothing. */
 static void
 reload(struct instance *in)
@@ -192,17 +314,20 @@ reload(struct instance *in)
 	if (ignored[0] != '\0')
 		log_warning("snf", "%s: changed, but only a restart makes it count: %s",
 			    in->path, ignored);
-	if (new->nf != old->nf) {
+	if (!settings_same_functions(old, new)) {
 		settings_free(new);
 		return;
 	}
 	settings_formats(new, format);
 	for (unsigned int i = 0; i < in->n_pipes; i++) {
 		pipe_set_formats(in->pipe[i], format);
-		worker_set_static(in->worker[i], new->nf_static);
+		worker_set_static(in->worker[i], &new->chain);
 	}
+	tasks_set_static(in->tasks, &new->chain);
 	in->settings = new;
-	settings_free(old);
+	old->next = in->replaced;
+	in->replaced = old;
+	free_replaced(in);
 	log_info("snf", "%s: reloaded, in force from the next packet", in->path);
 }
 
@@ -237,13 +362,17 @@ serve(struct instance *in, int signals)
 	struct signalfd_siginfo info;
 
 	while (!all_ended(in)) {
-		int n = poll(&fd, 1, HOUSEKEEPING_MS);
+		int n = poll(&fd, 1, in->events != NULL ? EVENTS_MS : HOUSEKEEPING_MS);
 
-		write_alerts(in);
+		write_reports(in);
 		stats_refused(&in->stats);
+		stats_lost(&in->stats);
+		tasks_tend(in->tasks);
+		free_replaced(in);
 		if (n <= 0 || read(signals, &info, sizeof(info)) != sizeof(info))
 			continue;
 		if (info.ssi_signo == SIGHUP) {
+			reopen(in);
 			reload(in);
 			continue;
 		}
@@ -273,11 +402,12 @@ instance_run(const char *path)
 	int signals = signalfd(-1, &set, SFD_CLOEXEC);
 
 	if (signals >= 0 && start(&in) == 0) {
-		char store[256];
+		char store[256], functions[256];
 
+		chain_names(&in.settings->chain, functions, sizeof(functions));
 		store_url_print(in.settings->store, store, sizeof(store));
-		log_info("snf", "ready: %s, store %s, %u pipe%s", in.settings->nf->name,
-			 store, in.n_pipes, in.n_pipes == 1 ? "" : "s");
+		log_info("snf", "ready: %s, store %s, %u pipe%s", functions, store,
+			 in.n_pipes, in.n_pipes == 1 ? "" : "s");
 		serve(&in, signals);
 		code = any_failed(&in) ? INSTANCE_FAILED : INSTANCE_OK;
 	}
@@ -290,12 +420,13 @@ int
 instance_check(const char *path)
 {
 	struct settings *s;
-	char store[256];
+	char store[256], functions[256];
 
 	if (settings_load(path, &s) != 0)
 		return INSTANCE_USAGE;
 	store_url_print(s->store, store, sizeof(store));
-	printf("%s: ok: %s, store %s\n", path, s->nf->name, store);
+	chain_names(&s->chain, functions, sizeof(functions));
+	printf("%s: ok: %s, store %s\n", path, functions, store);
 	settings_free(s);
 	return INSTANCE_OK;
 }

@@ -8,6 +8,9 @@
  *   lane       A run that is not decided at its turn (it needs a second trip, or lost
  *              a race) holds up the later runs of its connection: they are parked and
  *              start from the top when it has decided.
+ *              A fragment whose ports are still looked for is of no connection yet:
+ *              it has the lane of its datagram, and holds it up only if it lost a
+ *              race.
  *   overlay    What a run wrote is seen by later runs at once, although the store has
  *              not acknowledged it.  Versions are chosen here, so a later write can
  *              name the unacknowledged version that it builds on: if the earlier
@@ -22,6 +25,8 @@
  */
 #include "pipe/run.h"
 
+#include <rte_branch_prediction.h>
+
 #include "base/hash.h"
 
 void
@@ -31,10 +36,29 @@ order_init(struct order *o, uint64_t seed)
 	o->seed = seed;
 }
 
+/* Later fragments have no ports: what they are of is all that tells them from those of
+ * any other connection of the same hosts. */
+static __rte_noinline uint64_t
+datagram_hash(const struct order *o, const struct nf_run *r)
+{
+	struct flow f = r->packet.flow;
+	struct packet_part part;
+
+	packet_part(&r->packet, &part);
+	f.src_port = f.dst_port = 0;
+	if (f.version == 6)
+		f.protocol = 0;			/* RFC 8200, 4.5. */
+	return hash_bytes(&f, flow_bytes(&f), hash_fold(o->seed, ~(uint64_t)part.id)) | 1;
+}
+
 static uint64_t
 lane_hash(struct order *o, struct nf_run *r)
 {
-	if (r->lane_hash == 0) {
+	if (r->lane_hash != 0)
+		return r->lane_hash;
+	if (unlikely(r->marks & RUN_IS_FRAGMENT)) {
+		r->lane_hash = datagram_hash(o, r);
+	} else {
 		const struct flow *f = nf_connection(r);
 
 		r->lane_hash = hash_bytes(f, flow_bytes(f), o->seed) | 1;

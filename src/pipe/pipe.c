@@ -14,10 +14,10 @@
  */
 #include "pipe/run.h"
 
-#include <stdio.h>
 #include <sys/random.h>
 
 #include <rte_branch_prediction.h>
+#include <rte_ether.h>
 #include <rte_malloc.h>
 
 #include "base/hash.h"
@@ -39,9 +39,11 @@ pipe_stats(const struct pipe *p)
 }
 
 void
-pipe_set_static(struct pipe *p, const void *nf_static)
+pipe_set_static(struct pipe *p, const struct chain *chain)
 {
-	p->context.nf_static = nf_static;
+	p->context.chain = *chain;
+	chain_enter(&p->context, 0);
+	note_forget(p);
 }
 
 void
@@ -53,7 +55,7 @@ pipe_stop_receiving(struct pipe *p)
 bool
 pipe_drained(const struct pipe *p)
 {
-	return p->n_live == 0 && p->out[0].n == 0 && p->out[1].n == 0;
+	return p->n_live == 0 && p->n_anew == 0 && p->out[0].n == 0 && p->out[1].n == 0;
 }
 
 bool
@@ -110,7 +112,77 @@ pipe_start(struct pipe *p, struct nf_run *r)
 	job_add(p->open, r, r->n_pending);
 }
 
-/* Makes a run of a packet.  False if it is not for the function. */
+/* The number of the outer VLAN; 0: none.  The lengths have been checked. */
+static uint16_t
+vlan_of(const uint8_t *data)
+{
+	uint16_t type = (uint16_t)(data[12] << 8 | data[13]);
+
+	if (type != RTE_ETHER_TYPE_VLAN && type != RTE_ETHER_TYPE_QINQ)
+		return 0;
+	return (uint16_t)((data[14] & 0x0f) << 8 | data[15]);
+}
+
+/* What is not in the headers of a packet, or not where it is looked for. */
+static __rte_noinline void
+complete(struct pipe *p, struct nf_run *r)
+{
+	struct flow *f = &r->packet.flow;
+
+	f->zone = p->zone == PIPE_ZONE_VLAN ? vlan_of(r->packet.data) : (uint16_t)p->zone;
+	if (!(r->packet.flags & PACKET_FRAGMENT))
+		return;
+	if ((r->marks & RUN_HAS_FOUND) == 0) {
+		if (p->context.chain.n_all > p->context.chain.n)
+			r->marks |= RUN_IS_FRAGMENT;
+	} else if (r->packet.flags & PACKET_LATER_FRAGMENT) {
+		f->src_port = r->src_port;
+		f->dst_port = r->dst_port;
+	}
+}
+
+/* Not for handlers of packets: done with at once. */
+static __rte_noinline void
+arrive_other(struct pipe *p, struct nf_run *r, enum packet_error err)
+{
+	enum nf_verdict verdict;
+
+	if (err != PACKET_NOT_IP) {
+		release_dropped(p, r, NF_DROP_PARSE);
+		return;
+	}
+	r->marks |= RUN_IS_NOT_IP;
+	verdict = chain_non_ip(r);
+	r->verdict = (uint8_t)verdict;
+	release_run(p, r);
+}
+
+/* Makes a run of the packet, of which 'marks' are known.  False if it has ended. */
+static inline bool
+begin(struct pipe *p, struct nf_run *r, struct rte_mbuf *m, uint8_t marks)
+{
+	r->sequence = p->n_arrived++;
+	r->trips = 0;
+	r->attempt = 0;
+	r->late = false;
+	r->has_connection = false;
+	r->marks = marks;
+	r->lane_hash = 0;
+	r->emitted = NULL;
+	p->n_live++;
+
+	enum packet_error err = packet_parse(&r->packet, rte_pktmbuf_mtod(m, uint8_t *),
+					     m->data_len, m->pkt_len);
+
+	if (unlikely(err != PACKET_OK)) {
+		arrive_other(p, r, err);
+		return false;
+	}
+	if (unlikely((p->zone | (r->packet.flags & PACKET_FRAGMENT)) != 0))
+		complete(p, r);
+	return true;
+}
+
 static inline bool
 arrive(struct pipe *p, struct rte_mbuf *m, unsigned int side)
 {
@@ -119,33 +191,11 @@ arrive(struct pipe *p, struct rte_mbuf *m, unsigned int side)
 	r->pipe = p;
 	r->mbuf = m;
 	r->arrived = p->now;
-	r->sequence = p->n_arrived++;
-	r->side = side;
-	r->trips = 0;
-	r->attempt = 0;
-	r->late = false;
-	r->has_connection = false;
-	r->lane_hash = 0;
-	r->n_alerts = 0;
-	r->set_src = false;
-	r->set_dst = false;
-	r->emitted = NULL;
-	p->n_live++;
+	r->side = (uint8_t)side;
+	if (unlikely(p->ordered))
+		r->slot = p->n_slots++;
 	p->stats.received_bytes += m->pkt_len;
-
-	enum packet_error err = packet_parse(&r->packet, rte_pktmbuf_mtod(m, uint8_t *),
-					     m->data_len, m->pkt_len);
-
-	if (likely(err == PACKET_OK))
-		return true;
-	if (err == PACKET_NOT_IP && p->context.nf->passes_non_ip) {
-		r->verdict = NF_SEND;
-		release_run(p, r);
-	} else {
-		release_dropped(p, r,
-				err == PACKET_NOT_IP ? NF_DROP_NOT_IP : NF_DROP_PARSE);
-	}
-	return false;
+	return begin(p, r, m, 0);
 }
 
 static void
@@ -181,7 +231,7 @@ room(const struct pipe *p)
 	}
 	if (p->ordered)
 		n = RTE_MIN(n,
-			    (unsigned int)(PIPE_MAX_LIVE - (p->n_arrived - p->n_left)));
+			    (unsigned int)(PIPE_MAX_LIVE - (p->n_slots - p->n_left)));
 	return n;
 }
 
@@ -196,6 +246,29 @@ restart_runs(struct pipe *p)
 		if (p->open->n_used == JOB_MAX_ENTRIES)
 			break;
 		pipe_start(p, order_next_restart(&p->order));
+		any = true;
+	}
+	return any;
+}
+
+/* Those that have left a run to arrive anew, in that order. */
+static bool
+restart_anew(struct pipe *p)
+{
+	bool any = false;
+
+	while (p->anew_head != NULL && p->n_live < PIPE_MAX_LIVE) {
+		struct nf_run *r = p->anew_head;
+
+		job_open(p);
+		if (p->open->n_used == JOB_MAX_ENTRIES)
+			break;
+		p->anew_head = r->next;
+		if (p->anew_head == NULL)
+			p->anew_tail = NULL;
+		p->n_anew--;
+		if (begin(p, r, r->mbuf, r->marks))
+			pipe_start(p, r);
 		any = true;
 	}
 	return any;
@@ -231,6 +304,8 @@ pipe_gather(struct pipe *p)
 {
 	bool any = restart_runs(p);
 
+	if (unlikely(p->n_anew > 0))
+		any |= restart_anew(p);
 	if (unlikely(!p->receiving))
 		return any;
 	/* The side that comes first may take all the room: they take turns. */
@@ -239,6 +314,10 @@ pipe_gather(struct pipe *p)
 	any |= receive(p, !p->first_side);
 	if (p->leases)
 		any |= timer_gather(p);
+	if (p->notes != NULL)
+		any |= note_gather(p);
+	if (p->lane != NULL)
+		any |= task_gather(p);
 	return any;
 }
 
@@ -339,39 +418,70 @@ pipe_health(const struct pipe *p)
 	return atomic_load_explicit(&p->health, memory_order_relaxed);
 }
 
-/* The longest value that may be written, in any format. */
-static uint16_t
-value_max(const struct nf_table *t)
+static void
+set_limits(struct pipe *p, const struct pipe_config *config)
 {
-	unsigned int n, max = t->value_max;
+	uint64_t hz = rte_get_tsc_hz();
 
-	for (unsigned int format = 1; format < t->format; format++) {
-		n = nf_table_bytes(t, (uint8_t)format, t->value_max);
-		max = RTE_MAX(max, n);
+	p->zone = config->zone;
+	for (unsigned int side = 0; side < 2; side++) {
+		p->mtu[side] = config->mtu[side];
+		p->frame_max[side] = p->mtu[side] != 0 ? p->mtu[side] + RTE_ETHER_HDR_LEN
+						       : UINT32_MAX;
 	}
-	return (uint16_t)max;
+	p->refusals = (struct bucket){
+		.credit = hz, .most = hz, .at = rte_rdtsc(),
+		.cost = config->refusals > 0 ? hz / config->refusals : UINT64_MAX,
+	};
 }
 
-unsigned int
-pipe_tables(const struct nf *nf, const struct pipe_table *wanted,
-	    struct store_table *declared)
+/* How packets fare without the store. */
+static int
+set_loss(struct pipe *p, const struct pipe_config *config)
 {
-	struct nf_table *table[STORE_MAX_TABLES];
-	unsigned int n = nf_tables(nf, 0, table, STORE_MAX_TABLES);
+	uint64_t grace = config->grace_ms * (rte_get_tsc_hz() / 1000) >> SEEN_SHIFT;
 
-	for (unsigned int i = 0; i < n; i++) {
-		const struct nf_table *t = table[i];
+	p->loss = (uint8_t)config->loss;
+	p->heeded = UINT8_MAX & ~RUN_ESTABLISHED;
+	p->grace = (uint32_t)RTE_MIN(grace, (uint64_t)INT32_MAX);
+	if (config->loss != PIPE_LOSS_ESTABLISHED)
+		return 0;
+	p->heeded = UINT8_MAX;
+	p->seen = rte_zmalloc("seen", SEEN_PLACES * sizeof(*p->seen), RTE_CACHE_LINE_SIZE);
+	return p->seen != NULL ? 0 : -ENOMEM;
+}
 
-		declared[i] = (struct store_table){
-			.key_max = t->key_max, .value_max = value_max(t),
-			.format = t->format, .leased = t->expired != NULL,
-			.evict = wanted[i].evict, .commit = wanted[i].commit,
-			.limit = wanted[i].limit,
-		};
-		snprintf(declared[i].name, sizeof(declared[i].name), "%s.%s", nf->name,
-			 t->name);
-	}
-	return n;
+static void
+set_functions(struct pipe *p, const struct pipe_config *config, const uint64_t secret[3])
+{
+	const struct chain *chain = &config->chain;
+
+	p->context = (struct run_context){
+		.n_parts = p->store->n_partitions,
+		.next_version = secret[0] >> 1,	/* 2^63 writes until it wraps. */
+		.secret = secret[1],
+		.packet = chain->n == 1 ? chain->stage[0].nf->packet : chain_packet,
+		.writes = { p->write_buffer, p->write_buffer,
+			    p->write_buffer + sizeof(p->write_buffer) },
+		.touches = { p->touch_buffer, p->touch_buffer,
+			     p->touch_buffer + sizeof(p->touch_buffer) },
+	};
+	pipe_set_static(p, chain);
+	for (unsigned int i = chain_tables(chain, p->table, p->table_stage); i-- > 0;)
+		p->leases |= p->table[i]->expired != NULL;
+	pipe_set_formats(p, config->format);
+}
+
+static int
+open_background(struct pipe *p, const struct pipe_config *config)
+{
+	int err = note_open(p);
+
+	if (err == 0)
+		err = events_open(p, config->events);
+	if (err == 0)
+		err = task_open(p, config->lane);
+	return err;
 }
 
 int
@@ -379,43 +489,42 @@ pipe_open(const struct pipe_config *config, struct pipe **out)
 {
 	struct pipe *p = rte_zmalloc("pipe", sizeof(*p), RTE_CACHE_LINE_SIZE);
 	uint64_t secret[3];
+	int err = -EIO;
 
 	if (p == NULL)
 		return -ENOMEM;
-	if (getrandom(secret, sizeof(secret), 0) != sizeof(secret)) {
-		rte_free(p);
-		return -EIO;
-	}
+	if (getrandom(secret, sizeof(secret), 0) != sizeof(secret))
+		goto close_pipe;
+	err = set_loss(p, config);
+	if (err != 0)
+		goto close_pipe;
 	p->store = config->store;
 	p->receiving = true;
-	p->pass_unseen = config->pass_unseen;
+	p->secret = secret[1];
 	p->timers_free = UINT64_MAX;
-	for (unsigned int i = nf_tables(config->nf, 0, p->table, STORE_MAX_TABLES);
-	     i-- > 0;)
-		p->leases |= p->table[i]->expired != NULL;
 	for (unsigned int side = 0; side < 2; side++) {
 		p->port[side] = config->port[side];
 		p->ordered |= p->port[side]->ordered;
 	}
-	p->context = (struct run_context){
-		.n_parts = p->store->n_partitions,
-		.next_version = secret[0] >> 1,	/* 2^63 writes until it wraps. */
-		.secret = secret[1],
-		.nf = config->nf,
-		.nf_static = config->nf_static,
-		.writes = { p->write_buffer, p->write_buffer,
-			    p->write_buffer + sizeof(p->write_buffer) },
-		.touches = { p->touch_buffer, p->touch_buffer,
-			     p->touch_buffer + sizeof(p->touch_buffer) },
-	};
-	pipe_set_formats(p, config->format);
+	set_limits(p, config);
+	set_functions(p, config, secret);
 	order_init(&p->order, secret[2]);
+	err = open_background(p, config);
+	if (err != 0)
+		goto close_pipe;
 	*out = p;
 	return 0;
+close_pipe:
+	pipe_close(p);
+	return err;
 }
 
 void
 pipe_close(struct pipe *p)
 {
+	note_close(p);
+	events_close(p);
+	task_close(p);
+	rte_free(p->seen);
 	rte_free(p);
 }

@@ -43,6 +43,11 @@ struct pipe_stats {
 	uint64_t dropped[NF_N_DROPS];
 	uint64_t batches, runs, conflicts, bounds, parked, alerts;
 	uint64_t passed_unseen;			/* As the store was lost; sent, too. */
+	uint64_t answered, suppressed;		/* nf_refuse(); suppressed: too many. */
+	uint64_t turned, injected;		/* Arrived anew; not in 'received'. */
+	uint64_t alerts_lost;			/* Of 'alerts': the reader is behind. */
+	uint64_t events, events_lost;		/* nf_log(); lost: the same. */
+	uint64_t tasks, tasks_lost;		/* nf_task(); lost: too many at a time. */
 	uint64_t leases_settled, leases_left;	/* Left: leased again, if still due. */
 	uint64_t uncommitted;			/* Batches that wait for replicas, now. */
 	uint64_t cycles[PIPE_N_STAGES];
@@ -85,15 +90,52 @@ struct pipe_refusal {
 	uint8_t table, format;			/* The table by its index. */
 };
 
-struct pipe;
-
-struct pipe_config {
+/* A function, and what its init() made. */
+struct stage {
 	const struct nf *nf;
 	const void *nf_static;
+};
+
+/* The functions of an instance, in the order in which a packet from inside goes through
+ * them, and behind them, if one of them needs the ports of fragments, the one that finds
+ * these. */
+struct chain {
+	unsigned int n;				/* Functions... */
+	unsigned int n_all;			/* ...and all together. */
+	struct stage stage[NF_MAX_STAGES + 1];
+};
+
+/* All but what their init() makes. */
+void chain_make(struct chain *c, const struct nf *const *nf, unsigned int n);
+/* Their tables, in a fixed order; 'stage' is by table: whose it is.  Returns how many. */
+unsigned int chain_tables(const struct chain *c, struct nf_table **table, uint8_t *stage);
+/* Names of the functions, separated by ", ". */
+void chain_names(const struct chain *c, char *text, size_t bytes);
+
+/* What becomes of packets that the store does not answer for. */
+enum pipe_loss {
+	PIPE_LOSS_DROP,
+	PIPE_LOSS_ESTABLISHED,			/* Those of known connections pass. */
+	PIPE_LOSS_PASS,
+};
+
+/* The zone of a packet is the number of its outer VLAN. */
+#define PIPE_ZONE_VLAN 65536
+
+struct pipe;
+struct task_lane;
+
+struct pipe_config {
+	struct chain chain;
 	struct store *store;			/* The pipe's alone, not closed by it. */
 	struct port *port[2];			/* By nf_side; likewise. */
-	bool pass_unseen;			/* Packets that the store does not answer
-						 * for, instead of dropping them. */
+	enum pipe_loss loss;
+	uint64_t grace_ms;			/* Of PIPE_LOSS_ESTABLISHED. */
+	uint32_t zone;				/* Of all packets, or PIPE_ZONE_VLAN. */
+	uint32_t refusals;			/* A second, at the most, and at once. */
+	uint32_t mtu[2];			/* Of the ports; 0: not looked at. */
+	bool events;				/* pipe_events() will be called... */
+	struct task_lane *lane;			/* NULL: no function has tasks. */
 	uint8_t format[STORE_MAX_TABLES];	/* As for pipe_set_formats(). */
 };
 
@@ -107,9 +149,10 @@ struct pipe_table {
 	uint8_t commit;				/* Replicas, or STORE_COMMIT_AUTO. */
 };
 
-/* A function's tables as its store has to be opened with: "FUNCTION.TABLE".  'wanted' is
- * by table, and both have STORE_MAX_TABLES elements.  Returns how many there are. */
-unsigned int pipe_tables(const struct nf *nf, const struct pipe_table *wanted,
+/* All tables as the store has to be opened with: "FUNCTION.TABLE".  'wanted' is by table,
+ * and both have STORE_MAX_TABLES elements.  Returns how many there are; from then on they
+ * go by these numbers. */
+unsigned int pipe_tables(const struct chain *chain, const struct pipe_table *wanted,
 			 struct store_table *declared);
 
 int pipe_open(const struct pipe_config *config, struct pipe **out);
@@ -124,8 +167,8 @@ void pipe_stop_receiving(struct pipe *p);
 bool pipe_drained(const struct pipe *p);
 /* The ports have ended and nothing is in flight. */
 bool pipe_ended(const struct pipe *p);
-/* From the next execution on, handlers see this state. */
-void pipe_set_static(struct pipe *p, const void *nf_static);
+/* From the next execution on, handlers see what this chain of the same functions has. */
+void pipe_set_static(struct pipe *p, const struct chain *chain);
 /* From now on records are written in these formats, by table; 0: in the newest.  By any
  * thread. */
 void pipe_set_formats(struct pipe *p, const uint8_t *format);
@@ -134,6 +177,13 @@ const struct pipe_stats *pipe_stats(const struct pipe *p);
 enum store_health pipe_health(const struct pipe *p);
 /* What was refused since the start; by any thread. */
 const struct pipe_refusal *pipe_refusals(const struct pipe *p, unsigned int *n);
+/* How often pipe_note() is to be called; 0: never. */
+uint32_t pipe_note_ms(const struct pipe *p);
+/* Functions are to make their notes anew; by the pipe's thread. */
+void pipe_note(struct pipe *p);
+/* Takes up to 'max' events; any one thread. */
+struct pipe_event;
+unsigned int pipe_events(struct pipe *p, struct pipe_event *out, unsigned int max);
 /* Takes up to 'max' alerts; any one thread. */
 unsigned int pipe_alerts(struct pipe *p, struct pipe_alert *out, unsigned int max);
 

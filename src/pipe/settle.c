@@ -63,11 +63,27 @@ end_dropped(struct pipe *p, struct nf_run *r, enum nf_drop reason)
 	release_dropped(p, r, reason);
 }
 
+/* Whether its packet passes although the store does not answer. */
+static bool
+may_pass(struct pipe *p, struct nf_run *r)
+{
+	if (r->mbuf == NULL || p->loss == PIPE_LOSS_DROP)
+		return false;
+	return p->loss == PIPE_LOSS_PASS || release_seen(p, r);
+}
+
+static void
+passed_unseen(struct pipe *p)
+{
+	p->stats.passed_unseen++;
+	p->unseen = (uint32_t)(p->now >> SEEN_SHIFT) | 1;
+}
+
 /* The store did not answer what the run has to know. */
 static void
 end_lost(struct pipe *p, struct nf_run *r)
 {
-	if (likely(!p->pass_unseen || r->mbuf == NULL)) {
+	if (likely(!may_pass(p, r))) {
 		end_dropped(p, r, NF_DROP_STORE_LOST);
 		return;
 	}
@@ -75,10 +91,10 @@ end_lost(struct pipe *p, struct nf_run *r)
 	if (r->emitted != NULL)
 		run_free_emitted(r);
 	r->n_alerts = 0;
-	r->set_src = false;
-	r->set_dst = false;
+	r->edits = 0;
+	r->extras = 0;
 	r->verdict = NF_SEND;
-	p->stats.passed_unseen++;
+	passed_unseen(p);
 	release_run(p, r);
 }
 
@@ -86,8 +102,9 @@ end_lost(struct pipe *p, struct nf_run *r)
 static void
 release_lost(struct pipe *p, struct nf_run *r)
 {
-	if (p->pass_unseen && r->verdict == NF_SEND) {
-		p->stats.passed_unseen++;
+	if (r->verdict == NF_SEND && may_pass(p, r)) {
+		passed_unseen(p);
+		r->extras = 0;
 		release_run(p, r);
 		return;
 	}
@@ -137,6 +154,10 @@ release_committed(struct pipe *p)
 			release_dropped(p, r, NF_DROP_STORE_FULL);
 			break;
 		case RUN_LOST:
+			if (r->extras & RUN_LOGS)
+				events_put(p, r, true);
+			/* fall through */
+		case RUN_UNSENT:
 			release_lost(p, r);
 			break;
 		default:
@@ -157,7 +178,10 @@ wait_more(struct pipe *p, struct nf_run *r)
 	}
 	run_ask_again(&p->context, r);
 	r->state = RUN_READING;
-	order_late(&p->order, r);
+	/* Fragments that look for their first do so side by side: in a flood, each would
+	 * wait for the trips of all before it. */
+	if (likely(!(r->marks & RUN_IS_FRAGMENT)))
+		order_late(&p->order, r);
 	job_add(p->open, r, r->n_asked);
 }
 
@@ -232,6 +256,15 @@ fate_of(uint8_t answer)
 	return fates[answer];
 }
 
+static enum run_fate
+fate_of_error(int error)
+{
+	if (error == -ENOMEM)
+		return RUN_REFUSED;
+	/* -EBADMSG may also be of a reply that could not be read. */
+	return error == -ENOTCONN ? RUN_UNSENT : RUN_LOST;
+}
+
 /* Takes the answer to a run's group off its partition's reply: the next one that is a
  * group's, as reads that were settled before are still among them. */
 static void
@@ -239,9 +272,11 @@ bind_group(struct store_part *part, struct nf_run *r)
 {
 	struct frame_value v = { .answer = FRAME_MISS };
 
-	r->fate = part->error == -ENOMEM ? RUN_REFUSED : RUN_LOST;
-	if (unlikely(part->error != 0))
+	if (unlikely(part->error != 0)) {
+		r->fate = fate_of_error(part->error);
 		return;
+	}
+	r->fate = RUN_LOST;
 	while (v.answer < FRAME_APPLIED) {
 		if (unlikely(frame_reply_next(&part->reply, &v) != 1)) {
 			part->error = -EBADMSG;

@@ -1,13 +1,12 @@
 /*
  * stats.c - counters for people and machines: the log at the end, DPDK's telemetry
- * socket (dpdk-telemetry.py, command /snf/stats), and alerts as EVE JSON lines.
+ * socket (dpdk-telemetry.py, command /snf/stats).
  *
  * Pipes write their counters without locks and readers add them up as they are: each
  * is right, together they may be of slightly different moments.
  */
 #include "pipe/instance.h"
 
-#include <arpa/inet.h>
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <time.h>
@@ -25,6 +24,21 @@ static const struct {
 #undef X
 };
 
+static const struct {
+	const char *name;
+	size_t offset;
+} counters[] = {
+#define COUNTER(name) { #name, offsetof(struct pipe_stats, name) }
+	COUNTER(received), COUNTER(received_bytes), COUNTER(sent), COUNTER(kept),
+	COUNTER(emitted), COUNTER(batches), COUNTER(runs), COUNTER(conflicts),
+	COUNTER(bounds), COUNTER(parked), COUNTER(alerts), COUNTER(alerts_lost),
+	COUNTER(events), COUNTER(events_lost), COUNTER(tasks), COUNTER(tasks_lost),
+	COUNTER(passed_unseen), COUNTER(answered), COUNTER(suppressed), COUNTER(turned),
+	COUNTER(injected), COUNTER(leases_settled), COUNTER(leases_left),
+	COUNTER(uncommitted),
+#undef COUNTER
+};
+
 static const char *const stages[PIPE_N_STAGES] = {
 #define X(id, name, help) name,
 	PIPE_STAGES(X)
@@ -33,6 +47,8 @@ static const char *const stages[PIPE_N_STAGES] = {
 
 /* So long a line about a refused format is not repeated. */
 #define REFUSED_AGAIN_S 600
+/* And one about what was lost. */
+#define LOST_AGAIN_S 10
 
 /* A table's format that could not be read, in all pipes together. */
 struct refused {
@@ -133,17 +149,29 @@ collect_refused(const struct stats_source *source, struct refused sum[PIPE_MAX_R
 	return n;
 }
 
-/* By "TABLE/FORMAT". */
+/* The function whose table it is. */
+static const struct nf *
+owner_of(const struct stats_source *source, unsigned int table)
+{
+	return source->chain.stage[source->table_stage[table]].nf;
+}
+
+/* By "TABLE/FORMAT", in a chain "FUNCTION/TABLE/FORMAT". */
 static void
 add_refused(const struct stats_source *source, struct rte_tel_data *d)
 {
 	struct refused sum[PIPE_MAX_REFUSALS];
 	unsigned int n = collect_refused(source, sum);
 	char name[RTE_TEL_MAX_STRING_LEN];
+	int n_name;
 
 	for (unsigned int i = 0; i < n; i++) {
-		snprintf(name, sizeof(name), "%s/%u", source->table[sum[i].table]->name,
-			 sum[i].format);
+		n_name = 0;
+		if (source->chain.n > 1)
+			n_name = snprintf(name, sizeof(name), "%s/",
+					  owner_of(source, sum[i].table)->name);
+		snprintf(name + n_name, sizeof(name) - (size_t)n_name, "%s/%u",
+			 source->table[sum[i].table]->name, sum[i].format);
 		rte_tel_data_add_dict_u64(d, name, sum[i].n);
 	}
 }
@@ -154,6 +182,7 @@ answer_stats(const char *command, const char *parameters, struct rte_tel_data *d
 	struct rte_tel_data *dropped = rte_tel_data_alloc();
 	struct rte_tel_data *cycles = rte_tel_data_alloc();
 	struct rte_tel_data *refused = rte_tel_data_alloc();
+	char functions[RTE_TEL_MAX_STRING_LEN];
 	struct pipe_stats s;
 
 	(void)command, (void)parameters;
@@ -164,25 +193,15 @@ answer_stats(const char *command, const char *parameters, struct rte_tel_data *d
 		return -1;
 	}
 	collect(served, &s);
+	chain_names(&served->chain, functions, sizeof(functions));
 	rte_tel_data_start_dict(d);
-	rte_tel_data_add_dict_string(d, "function", served->nf->name);
+	rte_tel_data_add_dict_string(d, "function", functions);
 	rte_tel_data_add_dict_string(d, "store", store_state(served));
-	rte_tel_data_add_dict_u64(d, "received", s.received);
-	rte_tel_data_add_dict_u64(d, "received_bytes", s.received_bytes);
-	rte_tel_data_add_dict_u64(d, "sent", s.sent);
-	rte_tel_data_add_dict_u64(d, "kept", s.kept);
-	rte_tel_data_add_dict_u64(d, "emitted", s.emitted);
 	rte_tel_data_add_dict_u64(d, "missed", ports_missed(served->ports));
-	rte_tel_data_add_dict_u64(d, "batches", s.batches);
-	rte_tel_data_add_dict_u64(d, "runs", s.runs);
-	rte_tel_data_add_dict_u64(d, "conflicts", s.conflicts);
-	rte_tel_data_add_dict_u64(d, "bounds", s.bounds);
-	rte_tel_data_add_dict_u64(d, "parked", s.parked);
-	rte_tel_data_add_dict_u64(d, "alerts", s.alerts);
-	rte_tel_data_add_dict_u64(d, "passed_unseen", s.passed_unseen);
-	rte_tel_data_add_dict_u64(d, "leases_settled", s.leases_settled);
-	rte_tel_data_add_dict_u64(d, "leases_left", s.leases_left);
-	rte_tel_data_add_dict_u64(d, "uncommitted", s.uncommitted);
+	for (size_t i = 0; i < sizeof(counters) / sizeof(counters[0]); i++)
+		rte_tel_data_add_dict_u64(d, counters[i].name,
+					  *(const uint64_t *)((const char *)&s +
+							      counters[i].offset));
 	rte_tel_data_add_dict_u64(d, "residence_p50_ns", residence_ns(&s, 0.5));
 	rte_tel_data_add_dict_u64(d, "residence_p99_ns", residence_ns(&s, 0.99));
 	rte_tel_data_start_dict(dropped);
@@ -251,8 +270,32 @@ stats_refused(const struct stats_source *source)
 			continue;
 		r->n = sum[i].n;
 		r->said_s = now.tv_sec;
-		log_refused(source->nf, source->table[r->table], r->format);
+		log_refused(owner_of(source, r->table), source->table[r->table],
+			    r->format);
 	}
+}
+
+void
+stats_lost(const struct stats_source *source)
+{
+	static struct pipe_stats said;
+	static time_t said_s;
+	struct pipe_stats s;
+	struct timespec now;
+
+	collect(source, &s);
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if (s.alerts_lost + s.events_lost + s.tasks_lost ==
+		    said.alerts_lost + said.events_lost + said.tasks_lost ||
+	    (said_s != 0 && now.tv_sec - said_s < LOST_AGAIN_S))
+		return;
+	log_warning("snf",
+		    "lost %" PRIu64 " alerts, %" PRIu64 " events, %" PRIu64
+		    " tasks: more come than can be written, or done",
+		    s.alerts_lost - said.alerts_lost, s.events_lost - said.events_lost,
+		    s.tasks_lost - said.tasks_lost);
+	said = s;
+	said_s = now.tv_sec;
 }
 
 void
@@ -270,31 +313,4 @@ stats_log(const struct stats_source *source)
 			log_info("snf", "dropped %" PRIu64 ", reason %s: %s",
 				 s.dropped[i], drops[i].name, drops[i].help);
 	}
-}
-
-void
-stats_alert(FILE *f, const struct pipe_alert *a)
-{
-	char time_text[32], src[INET6_ADDRSTRLEN], dst[INET6_ADDRSTRLEN];
-	bool v4 = a->flow.version == 4;
-	struct timespec now;
-	struct tm tm;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	gmtime_r(&now.tv_sec, &tm);
-	strftime(time_text, sizeof(time_text), "%Y-%m-%dT%H:%M:%S", &tm);
-	inet_ntop(v4 ? AF_INET : AF_INET6,
-		  v4 ? (const void *)&a->flow.ip4.src : (const void *)a->flow.ip6.src,
-		  src, sizeof(src));
-	inet_ntop(v4 ? AF_INET : AF_INET6,
-		  v4 ? (const void *)&a->flow.ip4.dst : (const void *)a->flow.ip6.dst,
-		  dst, sizeof(dst));
-	fprintf(f,
-		"{\"timestamp\":\"%s.%06ld+0000\",\"event_type\":\"alert\","
-		"\"src_ip\":\"%s\","
-		"\"src_port\":%u,\"dest_ip\":\"%s\",\"dest_port\":%u,\"ip_proto\":%u,"
-		"\"alert\":{\"action\":\"%s\",\"signature_id\":%u}}\n",
-		time_text, now.tv_nsec / 1000, src, rte_be_to_cpu_16(a->flow.src_port),
-		dst, rte_be_to_cpu_16(a->flow.dst_port), a->flow.protocol,
-		a->dropped ? "blocked" : "allowed", a->id);
 }

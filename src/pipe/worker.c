@@ -20,6 +20,7 @@
 #include <rte_lcore.h>
 
 #include "base/log.h"
+#include "pipe/task.h"
 
 /* A round trip to a store that is awake takes about 10 us: bench/store. */
 #define SPIN_US 50
@@ -34,10 +35,41 @@ struct worker {
 	struct pipe *pipe;
 	pthread_t thread;
 	int wake_fd;
+	uint64_t note_cycles, note_at;		/* TSC, when notes are made; 0: never. */
 	_Atomic uint64_t stop_ms;		/* 0: go on; else how long to drain. */
 	_Atomic bool ended;
-	_Atomic(const void *) wanted, used;	/* nf_static */
+	_Atomic(const struct chain *) wanted, used;
 };
+
+/* Notes are made when it is time, whatever else there is to do. */
+static void
+keep_notes(struct worker *w)
+{
+	uint64_t now;
+
+	if (w->note_cycles == 0)
+		return;
+	now = rte_get_tsc_cycles();
+	if (now < w->note_at)
+		return;
+	w->note_at = now + w->note_cycles;
+	pipe_note(w->pipe);
+}
+
+/* No longer than until then. */
+static int
+bound_sleep(const struct worker *w, int timeout_ms)
+{
+	uint64_t now = rte_get_tsc_cycles();
+	int ms;
+
+	if (w->note_cycles == 0)
+		return timeout_ms;
+	ms = now < w->note_at
+		     ? (int)((w->note_at - now) * 1000 / rte_get_tsc_hz()) + 1
+		     : 0;
+	return timeout_ms < 0 ? ms : RTE_MIN(ms, timeout_ms);
+}
 
 static void
 sleep_until_something(struct worker *w)
@@ -64,7 +96,7 @@ sleep_until_something(struct worker *w)
 	}
 	if (!pipe_drained(w->pipe) && (timeout_ms < 0 || timeout_ms > 1))
 		timeout_ms = 1;
-	if (poll(fd, n, timeout_ms) > 0 && fd[0].revents != 0) {
+	if (poll(fd, n, bound_sleep(w, timeout_ms)) > 0 && fd[0].revents != 0) {
 		uint64_t count;
 
 		if (read(w->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
@@ -100,13 +132,14 @@ worker_main(void *argument)
 	if (rte_thread_register() != 0)
 		log_warning("pipe", "no DPDK thread slot: packet buffers are not cached");
 	while ((stop_ms = atomic_load_explicit(&w->stop_ms, memory_order_acquire)) == 0) {
-		const void *wanted =
+		const struct chain *wanted =
 			atomic_load_explicit(&w->wanted, memory_order_acquire);
 
 		if (wanted != atomic_load_explicit(&w->used, memory_order_relaxed)) {
 			pipe_set_static(w->pipe, wanted);
 			atomic_store_explicit(&w->used, wanted, memory_order_release);
 		}
+		keep_notes(w);
 		if (pipe_turn(w->pipe)) {
 			quiet_since = 0;
 			continue;
@@ -132,8 +165,8 @@ worker_start(const struct pipe_config *config, struct worker **out)
 	if (w == NULL)
 		return -ENOMEM;
 	w->config = *config;
-	w->wanted = config->nf_static;
-	w->used = config->nf_static;
+	w->wanted = &w->config.chain;
+	w->used = &w->config.chain;
 	w->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (w->wake_fd < 0) {
 		err = -errno;
@@ -142,6 +175,10 @@ worker_start(const struct pipe_config *config, struct worker **out)
 	err = pipe_open(config, &w->pipe);
 	if (err != 0)
 		goto close_wake;
+	w->note_cycles = pipe_note_ms(w->pipe) * rte_get_tsc_hz() / 1000;
+	w->note_at = rte_get_tsc_cycles() + w->note_cycles;
+	if (config->lane != NULL)
+		task_lane_wake(config->lane, w->wake_fd);
 	err = -pthread_create(&w->thread, NULL, worker_main, w);
 	if (err != 0)
 		goto close_pipe;
@@ -149,6 +186,8 @@ worker_start(const struct pipe_config *config, struct worker **out)
 	*out = w;
 	return 0;
 close_pipe:
+	if (config->lane != NULL)
+		task_lane_wake(config->lane, -1);
 	pipe_close(w->pipe);
 close_wake:
 	close(w->wake_fd);
@@ -177,10 +216,10 @@ worker_ended(const struct worker *w)
 }
 
 void
-worker_set_static(struct worker *w, const void *nf_static)
+worker_set_static(struct worker *w, const struct chain *chain)
 {
-	atomic_store_explicit(&w->wanted, nf_static, memory_order_release);
-	while (atomic_load_explicit(&w->used, memory_order_acquire) != nf_static) {
+	atomic_store_explicit(&w->wanted, chain, memory_order_release);
+	while (atomic_load_explicit(&w->used, memory_order_acquire) != chain) {
 		wake(w);
 		sched_yield();
 	}
@@ -193,6 +232,8 @@ worker_stop(struct worker *w, uint64_t drain_ms)
 			      memory_order_release);
 	wake(w);
 	pthread_join(w->thread, NULL);
+	if (w->config.lane != NULL)
+		task_lane_wake(w->config.lane, -1);
 }
 
 void

@@ -484,7 +484,7 @@ channel_wait_fds(struct channel *c, int *fd, unsigned int max, uint64_t now_ms,
 
 int
 channel_init(struct channel *c, const struct link_config *config, uint64_t client,
-	     uint32_t leased)
+	     uint64_t leased)
 {
 	int err;
 

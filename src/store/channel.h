@@ -24,7 +24,8 @@ enum {
 	CHANNEL_RESERVE = 192,			/* In front of a frame, for words. */
 	CHANNEL_TAIL = 2,			/* Behind it, for "\r\n". */
 	CHANNEL_RING = 64,
-	CHANNEL_COMMAND_BYTES = 384,		/* Of those that are no frames. */
+	CHANNEL_COMMAND_BYTES = 768,		/* Of those that are no frames: the longest
+						 * names all leased tables. */
 	CHANNEL_SOON_MS = 5,			/* While a socket may become writable. */
 	CHANNEL_WATCH_MS = 1000,		/* Between two looks for a replica. */
 };
@@ -109,7 +110,7 @@ struct channel {
 	bool replicated;			/* The server had a replica, once. */
 
 	/* Leases. */
-	uint32_t leased;			/* The caller's tables that are, a bit each. */
+	uint64_t leased;			/* The caller's tables that are, a bit each. */
 	struct link leases;
 	struct channel_ask due;
 	struct channel_bulk message;
@@ -120,7 +121,7 @@ struct channel {
 /* Zeroed memory; channel_fini() is due in either case.  0 or a negative errno, and
  * frames.reason says why. */
 int channel_init(struct channel *c, const struct link_config *config, uint64_t client,
-		 uint32_t leased);
+		 uint64_t leased);
 void channel_fini(struct channel *c);
 
 /* Sends, receives, connects; what can be done now. */

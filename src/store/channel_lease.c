@@ -18,14 +18,14 @@ due_start(struct channel *c, uint64_t now_ms)
 {
 	struct resp_out o = channel_ask_start(&c->due, &c->frames);
 
-	resp_put_head(&o, '*', 5 + (size_t)__builtin_popcount(c->leased));
+	resp_put_head(&o, '*', 5 + (size_t)__builtin_popcountll(c->leased));
 	resp_put_string(&o, "SNF.DUE", 7);
 	resp_put_string(&o, c->frames.key, strlen(c->frames.key));
 	resp_put_number(&o, c->term);
 	resp_put_number(&o, STORE_MAX_LEASES);
 	resp_put_number(&o, LEASE_WAIT_MS);
-	for (uint32_t left = c->leased; left != 0; left &= left - 1)
-		resp_put_number(&o, c->table_id[__builtin_ctz(left)]);
+	for (uint64_t left = c->leased; left != 0; left &= left - 1)
+		resp_put_number(&o, c->table_id[__builtin_ctzll(left)]);
 	channel_ask_end(&c->due, &o, &c->leases, c->frames.asking ? 2 : 1, now_ms);
 	c->message.want = c->message.got = 0;
 }

@@ -31,7 +31,7 @@
 #include "store/frame.h"
 
 enum {
-	CORE_MAX_TABLES = 32,
+	CORE_MAX_TABLES = 64,			/* Of all functions that share a store. */
 	CORE_TABLE_NAME = 32,			/* Bytes, with the final 0. */
 	CORE_CLIENT_FRAMES = FRAME_REMEMBERED,	/* Of each client. */
 	CORE_LEASE_MS = 1000,
@@ -144,12 +144,12 @@ unsigned int partition_expire(struct partition *p, uint64_t now_ms, unsigned int
 			      struct buffer *effects);
 
 /* The tables, a bit each by id, that have records for partition_lease(). */
-uint32_t partition_due_tables(const struct partition *p);
+uint64_t partition_due_tables(const struct partition *p);
 
 /* Leases up to 'max' due records: appends a leases message (frame.h) to 'out'.  Returns
  * how many, or -ENOMEM.  A lease is kept by this copy alone: a replica knows of none,
  * and after a promotion all idle times start anew. */
-int partition_lease(struct partition *p, uint64_t now_ms, uint32_t tables,
+int partition_lease(struct partition *p, uint64_t now_ms, uint64_t tables,
 		    unsigned int max, struct buffer *out);
 
 /*

@@ -284,7 +284,7 @@ shared_lease(struct shared *s, unsigned int max, struct buffer *out)
 
 		s->next_leased = (at + 1) % s->n_partitions;
 		out->bytes = 0;
-		if (partition_lease(s->partition[at], coarse_ms(), UINT32_MAX, max, out) > 0)
+		if (partition_lease(s->partition[at], coarse_ms(), UINT64_MAX, max, out) > 0)
 			found = (int)at;
 	}
 	if (found < 0)
@@ -457,6 +457,13 @@ close:
 	return err;
 }
 
+static uint64_t
+embedded_term(const struct store *store, unsigned int partition)
+{
+	(void)partition;
+	return ((const struct embedded *)store)->shared->term;
+}
+
 const struct store_ops store_embedded_ops = {
 	.scheme = "embedded",
 	.open = embedded_open,
@@ -467,5 +474,6 @@ const struct store_ops store_embedded_ops = {
 	.due = embedded_due,
 	.wait_fds = embedded_wait_fds,
 	.health = embedded_health,
+	.term = embedded_term,
 	.close = embedded_close,
 };

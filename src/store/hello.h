@@ -14,7 +14,7 @@
 #include "store/url.h"
 
 enum {
-	HELLO_BYTES = 4096,			/* Holds AUTH, and OPEN of 16 tables. */
+	HELLO_BYTES = 8192,			/* Holds AUTH, and OPEN of 40 tables. */
 };
 
 /* What has to stand in front of every command while asking; it is answered "+OK". */

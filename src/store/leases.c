@@ -35,7 +35,7 @@ due_add(struct partition *p, record_id id)
 	r->prev = q->last;
 	*(q->last != 0 ? &table_record(&p->table, q->last)->next : &q->first) = id;
 	q->last = id;
-	p->due_tables |= 1u << r->table;
+	p->due_tables |= UINT64_C(1) << r->table;
 }
 
 /* Takes a record off the queue that it is in. */
@@ -48,7 +48,7 @@ due_unlink(struct partition *p, struct record *r)
 	*(r->prev != 0 ? &table_record(&p->table, r->prev)->next : &q->first) = r->next;
 	r->slot_level = 0;
 	if (q->first == 0)
-		p->due_tables &= ~(1u << r->table);
+		p->due_tables &= ~(UINT64_C(1) << r->table);
 }
 
 void
@@ -67,8 +67,8 @@ due_disband(struct partition *p, unsigned int max, uint32_t now)
 {
 	unsigned int n = 0;
 
-	for (uint32_t left = p->due_tables; left != 0; left &= left - 1) {
-		unsigned int table = (unsigned int)__builtin_ctz(left);
+	for (uint64_t left = p->due_tables; left != 0; left &= left - 1) {
+		unsigned int table = (unsigned int)__builtin_ctzll(left);
 
 		if ((p->tables[table].flags & CORE_LEASED) != 0)
 			continue;
@@ -78,7 +78,7 @@ due_disband(struct partition *p, unsigned int max, uint32_t now)
 	return n;
 }
 
-uint32_t
+uint64_t
 partition_due_tables(const struct partition *p)
 {
 	return p->due_tables;
@@ -105,15 +105,15 @@ lease_write(uint8_t *to, struct record *r)
 
 /* The table that is served next; they take turns. */
 static unsigned int
-lease_table(uint32_t tables, unsigned int last)
+lease_table(uint64_t tables, unsigned int last)
 {
-	uint32_t later = tables & ~((2u << last) - 1);
+	uint64_t later = tables & ~((UINT64_C(2) << last) - 1);
 
-	return (unsigned int)__builtin_ctz(later != 0 ? later : tables);
+	return (unsigned int)__builtin_ctzll(later != 0 ? later : tables);
 }
 
 int
-partition_lease(struct partition *p, uint64_t now_ms, uint32_t tables, unsigned int max,
+partition_lease(struct partition *p, uint64_t now_ms, uint64_t tables, unsigned int max,
 		struct buffer *out)
 {
 	uint32_t now = partition_tick(p, now_ms);

@@ -325,7 +325,7 @@ const struct client *clients_silent(const struct clients *c, uint32_t now);
 /* --- partition.c: records and what happens to them ------------------------------ */
 
 enum {
-	PARTITION_PICKS = 128,			/* Remembered. */
+	PARTITION_PICKS = 4096,			/* Slots of those that are remembered. */
 };
 
 /* Due records that nobody has leased, by when they became due. */
@@ -338,6 +338,11 @@ struct pick_random {
 	uint64_t key[2], n_drawn;
 };
 
+/* A pick: what tells the member from others, and its number among all picks, not 0. */
+struct pick_memory {
+	uint32_t tag, number;
+};
+
 struct partition {
 	uint64_t generation;
 	uint64_t start_ms, now_ms;		/* The caller's clock. */
@@ -346,7 +351,7 @@ struct partition {
 	uint8_t quarantine;			/* Its table; CORE_MAX_TABLES: none. */
 	uint8_t expire_next;			/* The wheel to look at. */
 	uint32_t n_partitions;
-	uint32_t due_tables;			/* A bit for each with a queue. */
+	uint64_t due_tables;			/* A bit for each with a queue. */
 	struct core_table tables[CORE_MAX_TABLES];
 	struct frame_limits limits[CORE_MAX_TABLES];	/* For clients: 0 if not. */
 	struct wheel *wheel[CORE_MAX_TABLES][FRAME_RANKS];	/* NULL: none needed. */
@@ -354,7 +359,7 @@ struct partition {
 	struct table table;
 	struct clients clients;
 	struct pick_random random;
-	uint64_t picks[PARTITION_PICKS];	/* The last ones: key's hash, member. */
+	struct pick_memory picks[PARTITION_PICKS];	/* By hashes of key and member. */
 	uint32_t n_picks;
 	uint64_t n_frames, n_repeats, n_answers[FRAME_N_ANSWERS];	/* Of groups. */
 	uint64_t memory_bytes;			/* Its own and the wheels'. */

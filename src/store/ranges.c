@@ -5,8 +5,12 @@
  * proposed is drawn from all free members alike, with a keyed generator: who sees some
  * of them learns nothing about the next.  The last picks are remembered for a while, and
  * not proposed again while there are others, so that those who ask at the same time do
- * not race for the same member when few are left.  This memory is nobody's promise: it
- * is neither saved nor copied.
+ * not race for the same member when few are left; if all were, the oldest of these picks
+ * is.  This memory is nobody's promise: it is neither saved nor copied.
+ *
+ * A PICK costs much the same however few are free: members are drawn as long as that
+ * finds one soon, then groups of them, each free member still with the same chance unless
+ * those that are free lie together; and only the last hundred are looked for one by one.
  *
  * A member that is given back with a quarantine stays taken.  A record of the core's own
  * table says for how long, and frees it in the end; as a record it is saved and copied
@@ -22,8 +26,14 @@
 
 enum {
 	RANGE_HEAD = 8,
-	RANGE_DRAWS = 8,			/* Before all members are looked at. */
 	RANGE_WORDS = FRAME_MAX_MEMBERS / 64,
+	RANGE_DRAWS = 8,			/* Of a member, if that many find one. */
+	GROUP_WORDS = 8,			/* A group of members: a cache line. */
+	GROUP_DRAWS = 48,			/* Before all members are looked at... */
+	GROUP_MIN_WORDS = 64,			/* ...if these are not few... */
+	GROUP_MIN_FREE = 128,			/* ...nor those that are free. */
+	PICK_WAYS = 4,
+	PICKS_REMEMBERED = PARTITION_PICKS / 2,	/* Nearly all of them. */
 };
 
 static const struct core_declaration quarantine_table = {
@@ -131,53 +141,72 @@ below(uint32_t random, uint32_t n)
 	return (uint32_t)((uint64_t)random * n >> 32);
 }
 
+/* A random 32 bits: every second time the other half of what was drawn. */
+static inline uint32_t
+draw_half(struct pick_random *random, uint64_t *drawn, unsigned int i)
+{
+	*drawn = i % 2 == 0 ? draw(random) : *drawn >> 32;
+	return (uint32_t)*drawn;
+}
+
+/* Where a pick is remembered, one of PICK_WAYS, and what tells it from others. */
+static inline struct pick_memory *
+pick_slots(struct partition *p, const struct table_probe *probe, uint32_t member,
+	   uint32_t *tag)
+{
+	uint64_t mixed = (probe->hash + member) * 0x9e3779b97f4a7c15u;
+
+	*tag = (uint32_t)mixed ^ (uint32_t)(mixed >> 32);
+	return &p->picks[(mixed >> 32) % (PARTITION_PICKS / PICK_WAYS) * PICK_WAYS];
+}
+
+/* How many picks ago the member was picked; UINT32_MAX: nobody remembers. */
+static inline uint32_t
+pick_age(struct partition *p, const struct table_probe *probe, uint32_t member)
+{
+	uint32_t tag, age = UINT32_MAX;
+	const struct pick_memory *pick = pick_slots(p, probe, member, &tag);
+
+	for (unsigned int i = 0; i < PICK_WAYS; i++)
+		if (pick[i].tag == tag && pick[i].number != 0)
+			age = p->n_picks - pick[i].number;
+	return age < PICKS_REMEMBERED ? age : UINT32_MAX;
+}
+
+static inline bool
+picked_lately(struct partition *p, const struct table_probe *probe, uint32_t member)
+{
+	return pick_age(p, probe, member) != UINT32_MAX;
+}
+
+/* Over what it was before, or what is the oldest there. */
+static void
+remember(struct partition *p, const struct table_probe *probe, uint32_t member)
+{
+	uint32_t tag, oldest = 0;
+	struct pick_memory *pick = pick_slots(p, probe, member, &tag), *to = pick;
+
+	for (unsigned int i = 0; i < PICK_WAYS; i++) {
+		uint32_t age = pick[i].tag == tag || pick[i].number == 0
+				       ? UINT32_MAX
+				       : p->n_picks - pick[i].number;
+
+		if (age > oldest) {
+			oldest = age;
+			to = &pick[i];
+		}
+	}
+	p->n_picks += p->n_picks == UINT32_MAX ? 2 : 1;
+	*to = (struct pick_memory){ tag, p->n_picks };
+}
+
+/* A bit for each free member in word 'i' of the first 'n'. */
 static inline uint64_t
-pick_of(const struct table_probe *probe, uint32_t member)
+free_word(const struct record *r, uint32_t r_members, uint32_t n, uint32_t i)
 {
-	return probe->hash << 17 | 1u << 16 | member;
-}
+	uint64_t word = i < (r_members + 63) / 64 ? ~range_word(r, i) : ~(uint64_t)0;
 
-static bool
-picked_lately(const struct partition *p, uint64_t pick)
-{
-	bool found = false;
-
-	for (unsigned int i = 0; i < PARTITION_PICKS; i++)
-		found |= p->picks[i] == pick;
-	return found;
-}
-
-/* A bit for each free member below 'n' in 'free'; returns how many. */
-static uint32_t
-free_members(const struct record *r, uint32_t r_members, uint32_t n, uint64_t *free)
-{
-	uint32_t n_free = 0, r_words = (r_members + 63) / 64;
-
-	for (uint32_t i = 0; i < (n + 63) / 64; i++) {
-		free[i] = i < r_words ? ~range_word(r, i) : ~(uint64_t)0;
-		if (i == n / 64)
-			free[i] &= ((uint64_t)1 << n % 64) - 1;
-		n_free += (uint32_t)__builtin_popcountll(free[i]);
-	}
-	return n_free;
-}
-
-/* Takes the last picks of this range out of 'free', but not the last member. */
-static uint32_t
-without_picks(const struct partition *p, const struct table_probe *probe, uint32_t n,
-	      uint64_t *free, uint32_t n_free)
-{
-	for (unsigned int i = 1; i <= PARTITION_PICKS && n_free > 1; i++) {
-		uint64_t pick = p->picks[(p->n_picks - i) % PARTITION_PICKS];
-		uint32_t member = (uint16_t)pick;
-
-		if (pick != pick_of(probe, member) || member >= n ||
-		    (free[member / 64] >> member % 64 & 1) == 0)
-			continue;
-		free[member / 64] ^= (uint64_t)1 << member % 64;
-		n_free--;
-	}
-	return n_free;
+	return i == n / 64 ? word & (((uint64_t)1 << n % 64) - 1) : word;
 }
 
 /* The free member with 'number' free ones before it. */
@@ -196,39 +225,117 @@ nth_member(const uint64_t *free, uint32_t number)
 	return i * 64 + (uint32_t)__builtin_ctzll(word);
 }
 
-/* Whether the record says that all its members are taken, and no more are asked for. */
 static bool
-none_free(const struct record *r, uint32_t r_members, uint32_t n)
+draw_members(struct partition *p, const struct table_probe *probe,
+	     const struct record *r, uint32_t r_members, uint32_t n, uint32_t *member)
+{
+	uint64_t random = 0;
+
+	for (unsigned int i = 0; i < RANGE_DRAWS; i++) {
+		*member = below(draw_half(&p->random, &random, i), n);
+		if ((*member >= r_members || !range_taken(r, *member)) &&
+		    !picked_lately(p, probe, *member))
+			return true;
+	}
+	return false;
+}
+
+/* Draws a group, and a number: the free member that has it there, if any has.  So all
+ * have the same chance, as long as no group has more than 'most' free ones. */
+static bool
+draw_from_groups(struct partition *p, const struct table_probe *probe,
+		 const struct record *r, uint32_t r_members, uint32_t n, uint32_t n_free,
+		 uint32_t *member)
+{
+	uint32_t n_words = (n + 63) / 64;
+	uint32_t n_groups = (n_words + GROUP_WORDS - 1) / GROUP_WORDS;
+	uint32_t most = 8 + 2 * n_free / n_groups;
+	uint64_t free[GROUP_WORDS], random = 0;
+
+	for (unsigned int i = 0; i < GROUP_DRAWS; i++) {
+		uint32_t start = below(draw_half(&p->random, &random, 0), n_groups);
+		uint32_t number = below((uint32_t)(random >> 32), most), found = 0;
+
+		start *= GROUP_WORDS;
+		for (uint32_t w = 0; w < GROUP_WORDS; w++) {
+			free[w] = start + w < n_words
+					  ? free_word(r, r_members, n, start + w)
+					  : 0;
+			found += (uint32_t)__builtin_popcountll(free[w]);
+		}
+		if (number >= found)
+			continue;
+		*member = start * 64 + nth_member(free, number);
+		if (!picked_lately(p, probe, *member))
+			return true;
+	}
+	return false;
+}
+
+/* Looks at all members. */
+static bool
+draw_from_all(struct partition *p, const struct table_probe *probe,
+	      const struct record *r, uint32_t r_members, uint32_t n, uint32_t *member)
+{
+	uint64_t free[RANGE_WORDS + 1];
+	uint32_t n_free = 0, oldest = 0;
+	bool any = false;
+
+	for (uint32_t i = 0; i < (n + 63) / 64; i++) {
+		uint64_t word = free_word(r, r_members, n, i);
+
+		free[i] = word;
+		for (; word != 0; word &= word - 1) {
+			uint32_t bit = (uint32_t)__builtin_ctzll(word);
+			uint32_t age = pick_age(p, probe, i * 64 + bit);
+
+			if (age == UINT32_MAX) {
+				n_free++;
+				continue;
+			}
+			free[i] ^= (uint64_t)1 << bit;
+			if (!any || age > oldest) {
+				oldest = age;
+				*member = i * 64 + bit;
+			}
+			any = true;
+		}
+	}
+	if (n_free > 0)
+		*member = nth_member(free, below((uint32_t)draw(&p->random), n_free));
+	return any || n_free > 0;
+}
+
+/* Free ones, as the record says. */
+static uint32_t
+free_members(const struct record *r, uint32_t r_members)
 {
 	uint32_t n_taken;
 
 	memcpy(&n_taken, r->bytes + FRAME_PAD(r->key_bytes) + 4, 4);
-	return n <= r_members && n_taken >= r_members;
+	return n_taken < r_members ? r_members - n_taken : 0;
 }
 
-/* Draws from all members, while most are free; looks at all of them when that fails. */
 static bool
 pick_member(struct partition *p, const struct table_probe *probe, const struct record *r,
 	    uint32_t n, uint32_t *member)
 {
-	uint64_t free[RANGE_WORDS + 1], random = 0;
-	uint32_t r_members = 0, n_free;
+	uint32_t r_members = 0, n_free = n;
 
-	if (r != NULL && (!range_size(r, &r_members) || none_free(r, r_members, n)))
+	if (r != NULL && !range_size(r, &r_members))
 		return false;
-	for (unsigned int i = 0; i < RANGE_DRAWS; i++) {
-		random = i % 2 == 0 ? draw(&p->random) : random >> 32;
-		*member = below((uint32_t)random, n);
-		if ((*member >= r_members || !range_taken(r, *member)) &&
-		    !picked_lately(p, pick_of(probe, *member)))
-			return true;
-	}
-	n_free = free_members(r, r_members, n, free);
+	if (n <= r_members)
+		n_free = free_members(r, r_members);
 	if (n_free == 0)
 		return false;
-	n_free = without_picks(p, probe, n, free, n_free);
-	*member = nth_member(free, below((uint32_t)draw(&p->random), n_free));
-	return true;
+	if (n < GROUP_MIN_WORDS * 64 || n_free >= n / RANGE_DRAWS) {
+		if (draw_members(p, probe, r, r_members, n, member))
+			return true;
+	}
+	if (n >= GROUP_MIN_WORDS * 64 && n_free >= GROUP_MIN_FREE &&
+	    draw_from_groups(p, probe, r, r_members, n, n_free, member))
+		return true;
+	return draw_from_all(p, probe, r, r_members, n, member);
 }
 
 bool
@@ -237,7 +344,7 @@ range_pick(struct partition *p, const struct table_probe *probe, const struct re
 {
 	if (!pick_member(p, probe, r, n_members, member))
 		return false;
-	p->picks[p->n_picks++ % PARTITION_PICKS] = pick_of(probe, *member);
+	remember(p, probe, *member);
 	return true;
 }
 

@@ -39,7 +39,7 @@ enum {
 	/* One being written and one being read are the caller's. */
 	STORE_BATCHES = STORE_INFLIGHT + STORE_UNCOMMITTED + 2,
 	STORE_MAX_PARTITIONS = 64,
-	STORE_MAX_TABLES = 16,
+	STORE_MAX_TABLES = 40,			/* Of all functions of a chain. */
 	STORE_TABLE_NAME = 32,			/* Bytes, with the final 0. */
 	/* 0 while no partition's server has a replica, which is looked for every second,
 	 * and from then on 1, as long as the store is open.  A primary that was cut off
@@ -123,6 +123,9 @@ struct store_ops {
 				 int *timeout_ms);
 	/* The worst of its partitions'. */
 	enum store_health (*health)(const struct store *);
+	/* Drawn by the server that became the partition's primary, at that moment: a record
+	 * from an earlier term may be older than what was acknowledged.  0: not known yet. */
+	uint64_t (*term)(const struct store *, unsigned int partition);
 	void (*close)(struct store *);		/* NULL is ignored. */
 };
 

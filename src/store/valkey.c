@@ -63,7 +63,7 @@ struct valkey {
 	uint8_t declared[STORE_MAX_TABLES], commit[STORE_MAX_TABLES];
 	uint8_t most_commit;			/* The highest of them. */
 	bool watching;				/* AUTO is 0: no replica was seen yet. */
-	uint32_t leased;			/* Tables that are, a bit each. */
+	uint64_t leased;			/* Tables that are, a bit each. */
 	unsigned int next_lease;		/* Partitions take turns. */
 };
 
@@ -342,6 +342,12 @@ valkey_health(const struct store *store)
 	return worst;
 }
 
+static uint64_t
+valkey_term(const struct store *store, unsigned int partition)
+{
+	return ((const struct valkey *)store)->channel[partition].term;
+}
+
 /* --- Start and end ------------------------------------------------------------ */
 
 static void
@@ -408,7 +414,7 @@ channels_init(struct valkey *v, const struct store_table *tables, const char **w
 		table[i] = tables[i];
 		table[i].limit = tables[i].limit / n + (tables[i].limit % n != 0);
 		v->declared[i] = tables[i].commit;
-		v->leased |= (uint32_t)tables[i].leased << i;
+		v->leased |= (uint64_t)tables[i].leased << i;
 		v->watching |= tables[i].commit == STORE_COMMIT_AUTO;
 	}
 	commit_set(v);
@@ -521,5 +527,6 @@ const struct store_ops store_valkey_ops = {
 	.due = valkey_due,
 	.wait_fds = valkey_wait_fds,
 	.health = valkey_health,
+	.term = valkey_term,
 	.close = valkey_close,
 };

@@ -186,7 +186,7 @@ leases_due(struct store *store, struct store_lease *lease, unsigned int max)
 
 	for (unsigned int i = 0; i < p->n && n == 0; i++) {
 		s->leases.bytes = 0;
-		if (partition_lease(p->partition[i], p->now_ms, UINT32_MAX, max, &s->leases) <= 0)
+		if (partition_lease(p->partition[i], p->now_ms, UINT64_MAX, max, &s->leases) <= 0)
 			continue;
 		assert_int_equal(frame_leases_open(s->leases.data, s->leases.bytes, &c),
 				 0);
@@ -204,9 +204,16 @@ health(const struct store *store)
 	return s->partitions->error[0] == 0 ? STORE_CONNECTED : STORE_LOST;
 }
 
+static uint64_t
+term(const struct store *store, unsigned int partition)
+{
+	return ((const struct bench_store *)store)->partitions->term;
+}
+
 static const struct store_ops bench_store_ops = {
 	.scheme = "memory", .batch = batch_take, .submit = batch_submit,
 	.poll = batch_poll, .free = batch_free, .due = leases_due, .health = health,
+	.term = term,
 };
 
 void

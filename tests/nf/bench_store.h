@@ -17,7 +17,7 @@ struct bench_partitions {
 	struct partition *partition[STORE_MAX_PARTITIONS];
 	int error[STORE_MAX_PARTITIONS];	/* Frames come back so, not applied. */
 	bool hold;				/* Groups wait for replicas. */
-	uint64_t now_ms;
+	uint64_t now_ms, term;
 };
 
 struct bench_store {

@@ -8,6 +8,7 @@
 
 #include "bench_store.h"
 #include "pipe/eal.h"
+#include "pipe/task.h"
 
 enum {
 	MAX_PACKETS = 512,
@@ -24,9 +25,19 @@ struct memory_port {
 	struct rte_mbuf *in[MAX_PACKETS];
 };
 
+/* What the functions of a chain were made of. */
+struct made {
+	struct chain chain;
+	void *options[NF_MAX_STAGES + 1];
+	struct config *config[NF_MAX_STAGES + 1];
+};
+
 struct bench {
-	const struct nf *nf, *other;		/* Other: the second pipe's, or NULL. */
-	void *nf_static;
+	struct made made;
+	struct made reloaded[BENCH_RELOADS];
+	unsigned int n_reloaded;
+	struct chain other;			/* The second pipe's, if it is another. */
+	struct tasks *tasks;
 	struct bench_partitions partitions;
 	unsigned int n_pipes;
 	struct pipe *pipe[BENCH_PIPES];
@@ -92,55 +103,108 @@ static const struct port_ops memory_ops = { .rx = memory_rx, .tx = memory_tx };
 
 /* --- the bench ---------------------------------------------------------------- */
 
-/* Returns 0, or what the function's init() does. */
+/* Reads the function's options.  Its section is the text, or one of those in it. */
 static int
-read_section(const struct nf *nf, const char *section, void **nf_static)
+read_section(struct made *m, unsigned int i, const char *text, bool one_of_several)
 {
-	void *options = calloc(1, nf->options_bytes);
-	struct config *config;
+	const struct nf *nf = m->chain.stage[i].nf;
+	struct config_field sections[NF_MAX_STAGES + 1] = { 0 };
+	int err;
 
-	*nf_static = NULL;
-	if (nf->options == NULL) {
-		free(options);
+	if (nf->options == NULL)
 		return 0;
-	}
-
-	int err = config_load_text("section", section, strlen(section), nf->options,
-				   options, &config);
-
-	if (err == 0) {
-		err = nf->init(options, nf_static);
-		config_free(config);
-	}
-	free(options);
+	if (!one_of_several)
+		return config_load_text("section", text, strlen(text), nf->options,
+					m->options[i], &m->config[i]);
+	for (unsigned int k = 0; k < m->chain.n; k++)
+		sections[k] = (struct config_field){ .key = m->chain.stage[k].nf->name,
+						     .kind = CONFIG_MAP };
+	err = config_load_text("section", text, strlen(text), sections, NULL,
+			       &m->config[i]);
+	if (err == 0)
+		err = config_section(m->config[i], nf->name, nf->options, m->options[i]);
 	return err;
+}
+
+static int
+make_stage(struct made *m, unsigned int i, const char *text, bool one_of_several)
+{
+	struct stage *stage = &m->chain.stage[i];
+	void *state = NULL;
+	int err;
+
+	m->options[i] = calloc(1, stage->nf->options_bytes + 1);
+	err = read_section(m, i, text, one_of_several);
+	if (err == 0 && stage->nf->init != NULL)
+		err = stage->nf->init(m->options[i], &state);
+	stage->nf_static = stage->nf->init != NULL ? state : m->options[i];
+	return err;
+}
+
+static int
+make(struct made *m, const struct nf *const *nf, unsigned int n,
+     const struct bench_setup *setup)
+{
+	const char *section = setup->section;
+	int err = 0;
+
+	chain_make(&m->chain, nf, n);
+	if (setup->finder != NULL && m->chain.n_all > n)
+		m->chain.stage[n].nf = setup->finder;
+	for (unsigned int i = 0; i < n && err == 0; i++)
+		err = make_stage(m, i, section != NULL ? section : "", n > 1);
+	if (m->chain.n_all > n && err == 0)
+		err = make_stage(m, n, setup->fragments != NULL ? setup->fragments : "",
+				 false);
+	return err;
+}
+
+static void
+unmake(struct made *m)
+{
+	for (unsigned int i = 0; i < m->chain.n_all; i++) {
+		struct stage *stage = &m->chain.stage[i];
+
+		if (stage->nf_static != NULL && stage->nf->init != NULL &&
+		    stage->nf->fini != NULL)
+			stage->nf->fini((void *)stage->nf_static);
+		config_free(m->config[i]);
+		free(m->options[i]);
+	}
 }
 
 bool
 bench_refuses(const char *name, const char *section)
 {
 	const struct nf *nf = nf_find(name);
-	void *nf_static;
+	struct bench_setup setup = { .section = section };
+	struct made made = { 0 };
+	bool refuses = make(&made, &nf, 1, &setup) != 0;
 
-	if (read_section(nf, section, &nf_static) != 0)
-		return true;
-	nf->fini(nf_static);
-	return false;
+	unmake(&made);
+	return refuses;
 }
 
 static void
-open_pipe(struct bench *b, unsigned int i, bool pass_unseen)
+open_pipe(struct bench *b, unsigned int i, const struct bench_setup *setup)
 {
-	struct pipe_config config = { .nf = b->nf, .nf_static = b->nf_static,
-				      .store = &b->store[i].store,
-				      .pass_unseen = pass_unseen };
+	struct pipe_config config = {
+		.chain = i == 1 && b->other.n > 0 ? b->other : b->made.chain,
+		.store = &b->store[i].store,
+		.loss = setup->pass_unseen ? PIPE_LOSS_PASS : setup->loss,
+		.grace_ms = setup->grace_ms != 0 ? setup->grace_ms : 60 * 1000,
+		.zone = setup->zone,
+		.refusals = setup->refusals != 0 ? setup->refusals : 1000,
+		.mtu = { setup->mtu[0], setup->mtu[1] },
+		.events = true,
+		.lane = tasks_lane(b->tasks, i),
+	};
 
-	if (i == 1 && b->other != NULL)
-		config.nf = b->other;
 	bench_store_init(&b->store[i], &b->partitions, 1 + i);
 	for (unsigned int side = 0; side < 2; side++) {
 		b->port[i][side] = (struct memory_port){
-			.port = { .ops = &memory_ops, .pool = pool, .wait_fd = -1 },
+			.port = { .ops = &memory_ops, .pool = pool, .wait_fd = -1,
+				  .ordered = setup->ordered },
 			.bench = b, .pipe = i, .side = side,
 		};
 		config.port[side] = &b->port[i][side].port;
@@ -154,14 +218,39 @@ declare_other(struct bench *b, const struct bench_setup *setup)
 {
 	struct store_table declared[STORE_MAX_TABLES];
 	char table[STORE_TABLE_NAME];
-	unsigned int n = pipe_tables(b->other, setup->table, declared);
+	unsigned int n = pipe_tables(&b->other, setup->table, declared);
 
 	for (unsigned int i = 0; i < n; i++) {
 		strcpy(table, strchr(declared[i].name, '.'));
 		snprintf(declared[i].name, sizeof(declared[i].name), "%.16s%.15s",
-			 b->nf->name, table);
+			 b->made.chain.stage[0].nf->name, table);
 	}
 	bench_partitions_declare(&b->partitions, declared, n);
+}
+
+/* The functions of a setup, in their order; returns how many. */
+static unsigned int
+functions_of(const struct bench_setup *setup, const struct nf *nf[NF_MAX_STAGES])
+{
+	char names[128], *at = names, *name;
+	unsigned int n = 0;
+
+	if (setup->names == NULL) {
+		nf[n++] = setup->nf;
+		for (unsigned int i = 0; i < NF_MAX_STAGES - 1; i++)
+			if (setup->then[i] != NULL)
+				nf[n++] = setup->then[i];
+		return n;
+	}
+	snprintf(names, sizeof(names), "%s", setup->names);
+	while ((name = strsep(&at, ", ")) != NULL) {
+		if (*name == '\0')
+			continue;
+		assert_true(n < NF_MAX_STAGES);
+		nf[n] = nf_find(name);
+		assert_non_null(nf[n++]);
+	}
+	return n;
 }
 
 struct bench *
@@ -169,28 +258,30 @@ bench_open_as(const struct bench_setup *setup)
 {
 	struct bench *b = calloc(1, sizeof(*b));
 	struct store_table declared[STORE_MAX_TABLES];
+	const struct nf *nf[NF_MAX_STAGES];
+	unsigned int n = functions_of(setup, nf);
 
-	b->nf = setup->nf;
-	b->other = setup->other;
-	assert_int_equal(read_section(b->nf, setup->section, &b->nf_static), 0);
+	assert_int_equal(make(&b->made, nf, n, setup), 0);
 	bench_partitions_init(&b->partitions, setup->n_partitions);
 	bench_partitions_declare(&b->partitions, declared,
-				 pipe_tables(b->nf, setup->table, declared));
-	if (b->other != NULL)
+				 pipe_tables(&b->made.chain, setup->table, declared));
+	if (setup->other != NULL) {
+		chain_make(&b->other, &setup->other, 1);
 		declare_other(b, setup);
+	}
 	b->n_pipes = setup->n_pipes;
+	assert_int_equal(tasks_open(&b->made.chain, b->n_pipes, 0, &b->tasks), 0);
 	for (unsigned int i = 0; i < b->n_pipes; i++)
-		open_pipe(b, i, setup->pass_unseen);
+		open_pipe(b, i, setup);
 	return b;
 }
 
 struct bench *
 bench_open(const char *nf, const char *section, unsigned int n_pipes)
 {
-	struct bench_setup setup = { .nf = nf_find(nf), .section = section,
+	struct bench_setup setup = { .names = nf, .section = section,
 				     .n_pipes = n_pipes, .n_partitions = 1 };
 
-	assert_non_null(setup.nf);
 	return bench_open_as(&setup);
 }
 
@@ -202,12 +293,28 @@ bench_close(struct bench *b)
 		pipe_close(b->pipe[i]);
 		bench_store_fini(&b->store[i]);
 	}
+	assert_true(tasks_close(b->tasks));
 	bench_partitions_fini(&b->partitions);
-	if (b->nf->fini != NULL)
-		b->nf->fini(b->nf_static);
+	unmake(&b->made);
+	for (unsigned int i = 0; i < b->n_reloaded; i++)
+		unmake(&b->reloaded[i]);
 	/* No packet was lost track of. */
 	assert_int_equal(rte_mempool_avail_count(pool), N_MBUFS);
 	free(b);
+}
+
+void
+bench_reload(struct bench *b, unsigned int pipe, const char *section)
+{
+	struct made *m = &b->reloaded[b->n_reloaded++];
+	struct bench_setup setup = { .section = section };
+	const struct nf *nf[NF_MAX_STAGES];
+
+	assert_true(b->n_reloaded <= BENCH_RELOADS);
+	for (unsigned int i = 0; i < b->made.chain.n; i++)
+		nf[i] = b->made.chain.stage[i].nf;
+	assert_int_equal(make(m, nf, b->made.chain.n, &setup), 0);
+	pipe_set_static(b->pipe[pipe], &m->chain);
 }
 
 void
@@ -273,12 +380,81 @@ bench_fail(struct bench *b, unsigned int partition, int error)
 }
 
 void
+bench_fail_over(struct bench *b)
+{
+	b->partitions.term++;
+}
+
+/* Until no pipe finds anything to do: what is in flight is not all. */
+static void
+finish(struct bench *b)
+{
+	bool any = true;
+
+	for (unsigned int turn = 0; any || !idle(b); turn++) {
+		assert_true(turn < MAX_TURNS);
+		any = false;
+		for (unsigned int i = 0; i < b->n_pipes; i++)
+			any |= pipe_turn(b->pipe[i]);
+	}
+}
+
+void
+bench_note(struct bench *b)
+{
+	for (unsigned int i = 0; i < b->n_pipes; i++)
+		pipe_note(b->pipe[i]);
+	finish(b);
+}
+
+void
+bench_work(struct bench *b)
+{
+	bool any = true;
+
+	while (any) {
+		finish(b);
+		any = false;
+		while (b->tasks != NULL && tasks_work(b->tasks))
+			any = true;
+	}
+}
+
+bool
+bench_event(struct bench *b, struct pipe_event *out)
+{
+	unsigned int i = 0;
+
+	while (i < b->n_pipes && pipe_events(b->pipe[i], out, 1) == 0)
+		i++;
+	return i < b->n_pipes;
+}
+
+const char *
+bench_log(struct bench *b)
+{
+	static char text[EVENT_TEXT_BYTES];
+	struct pipe_event e;
+
+	if (!bench_event(b, &e))
+		return NULL;
+	event_describe(b->made.chain.stage[e.said.stage].nf, &e, text);
+	return text;
+}
+
+void
 bench_pin(struct bench *b, unsigned int pipe, uint8_t format)
 {
 	uint8_t formats[STORE_MAX_TABLES];
 
 	memset(formats, format, sizeof(formats));
 	pipe_set_formats(b->pipe[pipe], formats);
+}
+
+unsigned int
+bench_pipes(const struct bench *b)
+{
+	return b->n_pipes;
 }
 
 struct pipe_stats
@@ -305,43 +481,20 @@ bench_take(struct bench *b)
 	return &b->sent[b->n_taken++];
 }
 
-static void
-sent_parse(const struct sent *s, struct packet *p)
+const struct sent *
+bench_take_from(struct bench *b, enum nf_side side)
 {
-	static uint8_t frame[BENCH_FRAME_BYTES];
+	for (unsigned int i = b->n_taken; i < b->n_sent; i++) {
+		struct sent taken = b->sent[i];
 
-	memcpy(frame, s->frame, s->bytes);
-	assert_int_equal(packet_parse(p, frame, s->bytes, s->bytes), PACKET_OK);
-	assert_true(packet_checksum_ok(p));
-}
-
-const char *
-sent_endpoints(const struct sent *s)
-{
-	static char text[2 * PACKET_TEXT_BYTES + 4];
-	char from[PACKET_TEXT_BYTES], to[PACKET_TEXT_BYTES];
-	struct endpoint e;
-	struct packet p;
-
-	sent_parse(s, &p);
-	flow_source(&p.flow, &e);
-	endpoint_print(&e, from);
-	flow_destination(&p.flow, &e);
-	endpoint_print(&e, to);
-	snprintf(text, sizeof(text), "%s > %s", from, to);
-	return text;
-}
-
-const char *
-sent_data(const struct sent *s)
-{
-	static char text[BENCH_FRAME_BYTES + 1];
-	struct packet p;
-
-	sent_parse(s, &p);
-	memcpy(text, p.data + p.payload, packet_payload_bytes(&p));
-	text[packet_payload_bytes(&p)] = '\0';
-	return text;
+		if (taken.side != side)
+			continue;
+		memmove(&b->sent[b->n_taken + 1], &b->sent[b->n_taken],
+			(i - b->n_taken) * sizeof(taken));
+		b->sent[b->n_taken] = taken;
+		return bench_take(b);
+	}
+	return NULL;
 }
 
 uint64_t
@@ -389,7 +542,9 @@ table_id(const struct bench *b, const char *table)
 	unsigned int n, id = 0;
 	const struct core_table *t = partition_tables(b->partitions.partition[0], &n);
 
-	snprintf(name, sizeof(name), "%s.%s", b->nf->name, table);
+	snprintf(name, sizeof(name), "%s%s%s",
+		 strchr(table, '.') == NULL ? b->made.chain.stage[0].nf->name : "",
+		 strchr(table, '.') == NULL ? "." : "", table);
 	while (id < n && strcmp(t[id].name, name) != 0)
 		id++;
 	assert_true(id < n);
@@ -446,131 +601,4 @@ bench_refused(const struct bench *b, unsigned int pipe, uint8_t format)
 		if (r->format == format)
 			refused += atomic_load(&r->n);
 	return refused;
-}
-
-/* --- tables ------------------------------------------------------------------- */
-
-/* What the counters say of the one packet that went through since 'before'. */
-struct counts {
-	uint64_t kept, writes, dropped[NF_N_DROPS];
-};
-
-static void
-count(const struct bench *b, struct counts *n)
-{
-	struct pipe_stats s = bench_stats(b);
-
-	n->kept = s.kept;
-	n->writes = bench_writes(b);
-	memcpy(n->dropped, s.dropped, sizeof(n->dropped));
-}
-
-static int
-fate_of(const struct counts *before, const struct counts *after)
-{
-	if (after->kept != before->kept)
-		return KEPT;
-	for (int i = 0; i < NF_N_DROPS; i++)
-		if (after->dropped[i] != before->dropped[i])
-			return i;
-	return SENT;
-}
-
-static const char *
-fate_name(int fate)
-{
-	static const char *const names[] = {
-#define X(id, name, help) name,
-		NF_DROPS(X)
-#undef X
-	};
-
-	return fate == SENT ? "sent" : fate == KEPT ? "kept" : names[fate];
-}
-
-/* Checks the packet that left for 'step', if one should have. */
-static void
-check_sent(struct bench *b, const struct step *step)
-{
-	uint8_t frame[BENCH_FRAME_BYTES];
-	const struct sent *s;
-
-	if (step->fate == SENT) {
-		unsigned int bytes = spec_build(&step->packet, frame);
-
-		s = bench_take(b);
-		assert_non_null(s);
-		assert_int_not_equal(s->side, step->packet.side);
-		assert_int_equal(s->bytes, bytes);
-		if (step->as != NULL)
-			assert_string_equal(sent_endpoints(s), step->as);
-		else
-			assert_memory_equal(s->frame, frame, bytes);
-	}
-	for (unsigned int i = 0; i < step->emits; i++) {
-		s = bench_take(b);
-		assert_non_null(s);
-		assert_int_not_equal(s->side, step->packet.side);
-	}
-	assert_null(bench_take(b));
-}
-
-static void
-run_step(struct bench *b, const struct step *step, unsigned int pipe)
-{
-	struct counts before, after;
-
-	bench_wait(b, step->after_ms);
-	bench_settle(b);
-	count(b, &before);
-	bench_put(b, pipe, &step->packet);
-	bench_settle(b);
-	count(b, &after);
-
-	int fate = fate_of(&before, &after);
-	bool wrote = after.writes != before.writes;
-	uint32_t alert = bench_alert(b);
-
-	if (fate != step->fate || wrote != step->writes || alert != step->alerts)
-		fail_msg("%s: want %s, %s, alert %u; got %s, %s, alert %u", step->name,
-			 fate_name(step->fate), step->writes ? "written" : "not written",
-			 step->alerts, fate_name(fate), wrote ? "written" : "not written",
-			 alert);
-	assert_int_equal(bench_alert(b), 0);
-	check_sent(b, step);
-}
-
-void
-bench_steps(struct bench *b, const struct step *steps, unsigned int n)
-{
-	for (unsigned int i = 0; i < n; i++)
-		run_step(b, &steps[i], i % b->n_pipes);
-}
-
-void
-run_steps(const char *nf, const char *section, const struct step *steps, unsigned int n,
-	  unsigned int n_shapes)
-{
-	static const unsigned int shapes[][2] = { { 1, 1 }, { 2, 1 }, { 2, 3 } };
-
-	for (unsigned int i = 0; i < n_shapes; i++) {
-		struct bench_setup setup = { .nf = nf_find(nf), .section = section,
-					     .n_pipes = shapes[i][0],
-					     .n_partitions = shapes[i][1] };
-		struct bench *b = bench_open_as(&setup);
-
-		bench_steps(b, steps, n);
-		bench_close(b);
-	}
-}
-
-void
-bench_race(struct bench *b, const struct spec *packets, unsigned int n,
-	   unsigned int schedule, unsigned int n_turns)
-{
-	for (unsigned int i = 0; i < n; i++)
-		bench_put(b, i % 2, &packets[i]);
-	for (unsigned int i = 0; i < n_turns; i++)
-		bench_turn(b, schedule >> i & 1);
-	bench_settle(b);
 }

@@ -16,11 +16,14 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
+#include "pipe/events.h"
 #include "pipe/pipe.h"
 
 enum {
 	BENCH_PIPES = 2,
 	BENCH_FRAME_BYTES = 2048,
+	BENCH_RELOADS = 16,
+	BENCH_MAX_DATAGRAM = 65536,		/* Of which fragments are made. */
 };
 
 /* A packet.  Absent fields are 0 and mean what comes first. */
@@ -40,15 +43,46 @@ struct spec {
 	unsigned int padding;			/* Bytes behind the datagram. */
 	bool bad_checksum;
 	bool arp;				/* Not IP at all. */
+	unsigned int data_bytes;		/* Of some data, if 'data' is NULL. */
+	/* A fragment of that packet, of which it has all but what stands beside this:
+	 * 'part_bytes' from 'fragment' on; 0: all that are left. */
+	const struct spec *part_of;
+	unsigned int part_bytes;
+	/* TCP. */
+	uint16_t window;			/* 0: 65535. */
+	bool no_window;				/* It is 0. */
+	uint16_t mss;				/* Options; 0 or false: not there. */
+	uint8_t wscale;				/* WSCALE(shift) */
+	bool sack_permitted;
+	uint32_t timestamp, timestamp_echo;
+	uint32_t sack[4][2];			/* Up to the first that is all 0. */
+	const char *options;			/* More of them, raw. */
+	unsigned int option_bytes;
+	/* UDP. */
+	bool no_checksum;			/* It is 0. */
+	/* IP. */
+	uint32_t id;				/* 0: 0x1234. */
+	bool dont_fragment;
+	uint8_t ttl, tos;			/* 0: 64, 0. */
+	bool bad_ip_checksum;
+	/* Ethernet. */
+	const char *mac_from, *mac_to;		/* "02:00:00:00:00:02", and ...:01. */
+	uint16_t service_vlan;			/* Outside of 'vlan': 802.1ad. */
+	const uint8_t *raw;			/* The frame itself... */
+	unsigned int raw_bytes;			/* ...and only 'side' counts beside it. */
 };
+
+#define WSCALE(shift) ((uint8_t)((shift) + 1))
 
 /* Returns how many of the BENCH_FRAME_BYTES bytes at 'frame' are the packet. */
 unsigned int spec_build(const struct spec *spec, uint8_t *frame);
 
-/* What became of a packet: SENT, KEPT, or DROPPED(reason). */
+/* What became of a packet: SENT, KEPT, BOUNCED (out of the port where it came in), or
+ * DROPPED(reason). */
 enum fate {
 	SENT = -1,
 	KEPT = -2,
+	BOUNCED = -3,
 };
 #define DROPPED(reason) ((int)NF_DROP_##reason)
 
@@ -63,6 +97,10 @@ struct step {
 	uint64_t after_ms;			/* The clock moves before. */
 	unsigned int emits;			/* Packets behind it. */
 	uint32_t alerts;			/* The signature reported; 0: none. */
+	unsigned int answers;			/* Packets out of the port where it came in,
+						 * behind all else. */
+	const char *quoted_as;			/* As 'as', of the packet that it quotes. */
+	bool differs;				/* Without 'as': not compared. */
 };
 
 struct sent {
@@ -74,7 +112,8 @@ struct sent {
 
 struct bench;
 
-/* 'section' is the function's, as YAML; asserts that it is accepted. */
+/* 'section' is the function's, as YAML; asserts that it is accepted.  Where 'nf' names
+ * several, "firewall,nat", it has a section for each: "firewall: {...}\nnat: {...}". */
 struct bench *bench_open(const char *nf, const char *section, unsigned int n_pipes);
 
 struct bench_setup {
@@ -85,10 +124,22 @@ struct bench_setup {
 	unsigned int n_pipes, n_partitions;
 	bool pass_unseen;
 	struct pipe_table table[STORE_MAX_TABLES];
+	const struct nf *then[NF_MAX_STAGES - 1]; /* A chain: behind 'nf'. */
+	const char *names;			/* Instead of both: "firewall,nat". */
+	const char *fragments;			/* The section "fragments". */
+	enum pipe_loss loss;
+	uint64_t grace_ms;			/* 0: 60 seconds. */
+	uint32_t zone;
+	uint32_t refusals;			/* 0: 1000. */
+	uint32_t mtu[2];
+	bool ordered;				/* Packets leave in the order they came. */
+	const struct nf *finder;		/* Instead of nf_fragments. */
 };
 struct bench *bench_open_as(const struct bench_setup *setup);
 void bench_close(struct bench *b);
-/* Whether the function refuses the section. */
+/* From now on the pipe runs with another section. */
+void bench_reload(struct bench *b, unsigned int pipe, const char *section);
+/* Whether the function, which is one, refuses the section. */
 bool bench_refuses(const char *nf, const char *section);
 
 /* Hands a packet to a pipe; it runs with the next turn. */
@@ -103,17 +154,42 @@ void bench_hold(struct bench *b, bool hold);
 /* From now on frames for the partition come back with this error, and are not applied. */
 void bench_fail(struct bench *b, unsigned int partition, int error);
 
+/* Functions make their notes anew, in all pipes. */
+void bench_note(struct bench *b);
+/* Does all tasks that functions have asked for, here and now, and tells them. */
+void bench_work(struct bench *b);
+/* Takes an event, as event_describe() has it; NULL: there is none.  Lives until the next
+ * one. */
+const char *bench_log(struct bench *b);
+/* The same, with all that is known of it. */
+bool bench_event(struct bench *b, struct pipe_event *out);
+
+/* The store has come back, with what it had: another term begins. */
+void bench_fail_over(struct bench *b);
+
 /* From now on the pipe writes records of all tables in this format; 0: in the newest. */
 void bench_pin(struct bench *b, unsigned int pipe, uint8_t format);
 
 /* Takes the packet that left first; NULL: none did.  Lives until the next take. */
 const struct sent *bench_take(struct bench *b);
+/* The same of those that left on that side. */
+const struct sent *bench_take_from(struct bench *b, enum nf_side side);
 /* The endpoints of a packet, as in struct step; asserts that it is well formed and that
  * its checksums are right. */
 const char *sent_endpoints(const struct sent *s);
 /* The payload of the same, as a string. */
 const char *sent_data(const struct sent *s);
+/* All that is known of it; asserts the same.  Lives until the next such call. */
+const struct packet *sent_packet(const struct sent *s);
+/* The endpoints of the packet that an ICMP error quotes; asserts that there is one, and
+ * that the checksums are right. */
+const char *sent_quoted(const struct sent *s);
+/* "02:00:00:00:00:02 > 02:00:00:00:00:01" */
+const char *sent_macs(const struct sent *s);
+/* Flags of TCP, in the order "FSRPAU". */
+const char *sent_flags(const struct sent *s);
 
+unsigned int bench_pipes(const struct bench *b);
 /* Sums over all pipes, since the start. */
 struct pipe_stats bench_stats(const struct bench *b);
 uint64_t bench_dropped(const struct bench *b, enum nf_drop reason);
