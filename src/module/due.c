@@ -34,7 +34,7 @@ struct waiter {
 	struct RedisModuleBlockedClient *client;
 	uint64_t generation, term;
 	uint64_t end_us;
-	uint32_t tables; /* A bit each, by id. */
+	uint64_t tables; /* A bit each, by id. */
 	unsigned int max;
 };
 
@@ -135,7 +135,7 @@ waiter_free(struct RedisModuleCtx *ctx, void *data)
 
 /* Answers with leases, as many as there are. */
 static int
-due_reply(struct RedisModuleCtx *ctx, struct partition *p, uint32_t tables,
+due_reply(struct RedisModuleCtx *ctx, struct partition *p, uint64_t tables,
 	  unsigned int max)
 {
 	leases.bytes = 0;
@@ -163,7 +163,7 @@ waiter_reply(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int ar
 
 static void
 due_wait(struct RedisModuleCtx *ctx, struct line *line, const struct partition *p,
-	 uint32_t tables, unsigned int max, long long timeout_ms)
+	 uint64_t tables, unsigned int max, long long timeout_ms)
 {
 	struct waiter *w = RedisModule_Alloc(sizeof(*w));
 
@@ -186,15 +186,15 @@ due_wait(struct RedisModuleCtx *ctx, struct line *line, const struct partition *
 
 /* The tables that a client asks for, as bits: all, if it names none.  False: no ids. */
 static bool
-word_tables(struct RedisModuleString **word, int n, uint32_t *tables)
+word_tables(struct RedisModuleString **word, int n, uint64_t *tables)
 {
 	long long id;
 
-	*tables = n == 0 ? UINT32_MAX : 0;
+	*tables = n == 0 ? UINT64_MAX : 0;
 	for (int i = 0; i < n; i++) {
 		if (!word_number(word[i], 0, CORE_MAX_TABLES - 1, &id))
 			return false;
-		*tables |= UINT32_C(1) << id;
+		*tables |= UINT64_C(1) << id;
 	}
 	return true;
 }
@@ -204,7 +204,7 @@ int
 due_command(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int argc)
 {
 	long long term, max, timeout_ms;
-	uint32_t tables;
+	uint64_t tables;
 	size_t bytes;
 	bool empty;
 
@@ -242,7 +242,7 @@ due_command(struct RedisModuleCtx *ctx, struct RedisModuleString **argv, int arg
 
 /* Wakes the first in line who asked for one of the tables that have something due. */
 static void
-line_serve(struct line *line, uint32_t due_tables)
+line_serve(struct line *line, uint64_t due_tables)
 {
 	struct waiter **at = &line->first;
 
@@ -255,7 +255,7 @@ line_serve(struct line *line, uint32_t due_tables)
 }
 
 void
-due_serve(int db, const char *name, size_t bytes, uint32_t due_tables)
+due_serve(int db, const char *name, size_t bytes, uint64_t due_tables)
 {
 	struct line *line = line_find(db, name, bytes);
 

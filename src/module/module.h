@@ -89,7 +89,7 @@ void tick_each(void (*call)(const struct partition *, void *context), void *cont
 
 extern unsigned int due_n_waiters;
 /* Wakes the first one that waits for one of these tables of the partition at this key. */
-void due_serve(int db, const char *name, size_t bytes, uint32_t due_tables);
+void due_serve(int db, const char *name, size_t bytes, uint64_t due_tables);
 /* Looks at all keys that somebody waits for. */
 void due_tick(void);
 /* Nothing of this term will come any more. */

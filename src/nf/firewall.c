@@ -1,92 +1,67 @@
 /*
  * firewall.c - stateful firewall.
  *
- * A packet that opens a connection is judged by the rules; what belongs to an open
- * one passes in both directions, through whichever instance it comes.  A connection
- * is one record, under the same key for both directions, and is written only when
- * its state changes.  States and idle times are those of Linux's nf_conntrack, with
- * two differences: connections are never picked up midstream, for every instance
- * knows all of them, and a repeated FIN is recognised as one by the side it came
- * from.
+ * A packet that opens a connection is judged by the rules; what belongs to an open one
+ * passes in both directions, through whichever instance it comes.  A connection is one
+ * record, under the same key for both directions, and is written only when its state
+ * changes or a TCP window has moved by a good part of itself (tcp_track.h).  States and
+ * idle times are those of Linux's nf_conntrack; but connections are not picked up
+ * midstream unless the file says so, for every instance knows all of them.
  *
- * Fragments other than the first have no ports and are dropped.
+ * Of nf_conntrack's times, two are left out: that after several retransmissions, and that
+ * of an open connection with unacknowledged data (300 s each).  Both depend on packets
+ * that change nothing in the record: knowing them would take a write for each.
+ *
+ * Fragments have the ports of their first one, and pass if its connection does.
  */
-#include "nf/nf.h"
+#include "nf/firewall.h"
 
-#include "nf/rules.h"
-
-/* States, idle times in seconds, and what the option is for. */
-#define STATES(X)                                                                \
-	X(SYN_SENT, "tcp_syn_sent", 120, "TCP, after a SYN")                     \
-	X(SYN_SENT2, "tcp_syn_sent2", 120, "TCP, after a SYN from both sides")   \
-	X(SYN_RECV, "tcp_syn_recv", 60, "TCP, after the SYN/ACK")                \
-	X(ESTABLISHED, "tcp_established", 432000, "TCP, open")                   \
-	X(FIN_WAIT, "tcp_fin_wait", 120, "TCP, after a FIN")                     \
-	X(CLOSE_WAIT, "tcp_close_wait", 60, "TCP, after the FIN's ACK")          \
-	X(LAST_ACK, "tcp_last_ack", 30, "TCP, after a FIN from both sides")      \
-	X(TIME_WAIT, "tcp_time_wait", 120, "TCP, closed")                        \
-	X(CLOSE, "tcp_close", 10, "TCP, after a RST")                            \
-	X(UDP, "udp", 30, "UDP, before an answer")                               \
-	X(UDP_STREAM, "udp_stream", 120, "UDP, answered")                        \
-	X(ICMP, "icmp", 30, "ICMP and ICMPv6 queries")                           \
-	X(GENERIC, "generic", 600, "other protocols")
-
-enum state {
-#define X(id, option, seconds, help) id,
-	STATES(X)
-#undef X
-	N_STATES
-};
-
-struct connection {				/* Key: nf_connection(). */
-	uint8_t state;				/* enum state */
-	uint8_t opened;				/* Sides that did, a bit each. */
-	uint8_t finished;			/* Sides that sent a FIN. */
-	uint8_t zero;
-	uint32_t rule;				/* That let it in, from 1; 0: default. */
-};
-
-static const char *const state_words[] = {
-#define X(id, option, seconds, help) option,
-	STATES(X)
-#undef X
-	NULL
-};
-
-static const struct nf_field connection_fields[] = {
-	{ "state", NF_FIELD_WORD, offsetof(struct connection, state), 1, state_words },
-	{ "opened", NF_FIELD_UINT, offsetof(struct connection, opened), 1 },
-	{ "finished", NF_FIELD_UINT, offsetof(struct connection, finished), 1 },
-	{ "rule", NF_FIELD_UINT, offsetof(struct connection, rule), 4 },
-	{ 0 }
-};
-
-NF_TABLE(connection, struct flow, struct connection, .idle_ms = 600 * 1000,
-	 .fields = connection_fields)
+#include "base/hash.h"
 
 struct firewall_options {
 	struct config_list rules;		/* struct rule */
 	struct {
 		int out, in;			/* Index into the words. */
 	} otherwise;
+	struct {
+		uint64_t half_open, half_open_per_source, connections_per_source;
+	} limits;
+	int reload, syn_proxy;			/* Index into the words. */
+	bool tcp_liberal, tcp_loose;
 	uint64_t idle_ms[N_STATES];		/* 0: not given. */
 };
 
-struct firewall {
-	struct rules *rules;
-	bool allows[2];				/* By rule_direction: without a rule. */
-	uint32_t idle_ms[N_STATES];
-};
+#define OTHERWISE(field)                                                         \
+	(offsetof(struct firewall_options, otherwise.field) -                    \
+	 offsetof(struct firewall_options, otherwise))
+#define LIMITS(field)                                                            \
+	(offsetof(struct firewall_options, limits.field) -                       \
+	 offsetof(struct firewall_options, limits))
 
 static const struct config_field otherwise_fields[] = {
-	{ "out", CONFIG_ENUM, offsetof(struct firewall_options, otherwise.out) -
-			      offsetof(struct firewall_options, otherwise),
-	  .words = (const char *const[]){ "allow", "deny", NULL },
+	{ "out", CONFIG_ENUM, OTHERWISE(out),
+	  .words = (const char *const[]){ "allow", "deny", "reject", NULL },
 	  .help = "connections from inside that no rule matches (default: allow)" },
-	{ "in", CONFIG_ENUM, offsetof(struct firewall_options, otherwise.in) -
-			     offsetof(struct firewall_options, otherwise),
-	  .words = (const char *const[]){ "deny", "allow", NULL },
+	{ "in", CONFIG_ENUM, OTHERWISE(in),
+	  .words = (const char *const[]){ "deny", "allow", "reject", NULL },
 	  .help = "connections from outside that no rule matches (default: deny)" },
+	{ 0 }
+};
+
+#define MAX_LIMIT (1ULL << 32)
+
+static const struct config_field limits_fields[] = {
+	{ "half_open", CONFIG_UINT, LIMITS(half_open), .min = 1, .max = MAX_LIMIT,
+	  .help = "TCP connections that are not established yet, in the whole store "
+		  "(default: no limit)" },
+	{ "half_open_per_source", CONFIG_UINT, LIMITS(half_open_per_source), .min = 1,
+	  .max = MAX_LIMIT,
+	  .help = "the same that an IPv4 address, or an IPv6 /64, has opened "
+		  "(default: no limit)" },
+	{ "connections_per_source", CONFIG_UINT, LIMITS(connections_per_source), .min = 1,
+	  .max = MAX_LIMIT,
+	  .help = "connections that it has opened and that have not ended (default: no "
+		  "limit)" },
 	{ 0 }
 };
 
@@ -94,7 +69,7 @@ static const struct config_field timeout_fields[] = {
 #define X(id, option, seconds, text)                                             \
 	{ option, CONFIG_DURATION, id * sizeof(uint64_t), .min = 1000,           \
 	  .max = 30ULL * 86400 * 1000, .help = text " (default: " #seconds "s)" },
-	STATES(X)
+	FIREWALL_STATES(X)
 #undef X
 	{ 0 }
 };
@@ -105,20 +80,47 @@ static const struct config_field firewall_fields[] = {
 	  .help = "a list of rules; the first that matches a new connection counts" },
 	{ "default", CONFIG_MAP, offsetof(struct firewall_options, otherwise),
 	  .fields = otherwise_fields, .help = "what happens when no rule matches" },
+	{ "limits", CONFIG_MAP, offsetof(struct firewall_options, limits),
+	  .fields = limits_fields, .help = "how many connections there may be" },
+	{ "reload", CONFIG_ENUM, offsetof(struct firewall_options, reload),
+	  .words = (const char *const[]){ "keep", "reevaluate", NULL },
+	  .help = "keep: what old rules let in stays; reevaluate: its next packet is "
+		  "judged by the new ones (default: keep)" },
+	{ "syn_proxy", CONFIG_ENUM, offsetof(struct firewall_options, syn_proxy),
+	  .words = (const char *const[]){ "off", "auto", "always", NULL },
+	  .help = "SYNs are answered with cookies. auto: those that a limit would drop "
+		  "(default: off)" },
+	{ "tcp_liberal", CONFIG_BOOL, offsetof(struct firewall_options, tcp_liberal),
+	  .help = "TCP segments outside of the window pass, but for RSTs (default: no)" },
+	{ "tcp_loose", CONFIG_BOOL, offsetof(struct firewall_options, tcp_loose),
+	  .help = "TCP connections whose opening was not seen are judged by the rules "
+		  "(default: no, they are dropped)" },
 	{ "timeouts", CONFIG_MAP, offsetof(struct firewall_options, idle_ms),
 	  .fields = timeout_fields,
 	  .help = "how long a connection without packets is remembered, by its state" },
 	{ 0 }
 };
 
-static int
-firewall_init(const void *from, void **state)
+static void
+set_idle(struct firewall *fw, const uint64_t *given_ms)
 {
 	static const uint32_t idle_s[N_STATES] = {
 #define X(id, option, seconds, help) seconds,
-		STATES(X)
+		FIREWALL_STATES(X)
 #undef X
 	};
+
+	for (unsigned int i = 0; i < N_STATES; i++)
+		fw->idle_ms[i] = given_ms[i] != 0 ? (uint32_t)given_ms[i]
+						  : idle_s[i] * 1000;
+	fw->udp6_ms = given_ms[UDP] != 0 ? (uint32_t)given_ms[UDP] : 120 * 1000;
+}
+
+static int
+firewall_init(const void *from, void **state)
+{
+	static const enum rule_action out[] = { RULE_ALLOW, RULE_DENY, RULE_REJECT };
+	static const enum rule_action in[] = { RULE_DENY, RULE_ALLOW, RULE_REJECT };
 	const struct firewall_options *options = from;
 	struct firewall *fw = calloc(1, sizeof(*fw));
 
@@ -131,11 +133,21 @@ firewall_init(const void *from, void **state)
 		free(fw);
 		return err;
 	}
-	fw->allows[RULE_OUT] = options->otherwise.out == 0;
-	fw->allows[RULE_IN] = options->otherwise.in == 1;
-	for (unsigned int i = 0; i < N_STATES; i++)
-		fw->idle_ms[i] = options->idle_ms[i] != 0 ? (uint32_t)options->idle_ms[i]
-							  : idle_s[i] * 1000;
+	fw->otherwise[RULE_OUT] = out[options->otherwise.out];
+	fw->otherwise[RULE_IN] = in[options->otherwise.in];
+	fw->id = (uint32_t)hash_fold(rules_id(fw->rules) + 1ULL,
+				     0x9e3779b97f4a7c15u +
+					     (uint64_t)fw->otherwise[RULE_OUT] * 4 +
+					     fw->otherwise[RULE_IN]);
+	fw->reevaluates = options->reload == 1;
+	fw->liberal = options->tcp_liberal;
+	fw->loose = options->tcp_loose;
+	fw->proxy = (enum proxy)options->syn_proxy;
+	fw->max_half_open = (int64_t)options->limits.half_open;
+	fw->max_half_open_source = (int64_t)options->limits.half_open_per_source;
+	fw->max_connections_source = (int64_t)options->limits.connections_per_source;
+	fw->counts_connections = fw->max_connections_source > 0;
+	set_idle(fw, options->idle_ms);
 	*state = fw;
 	return 0;
 }
@@ -149,265 +161,213 @@ firewall_fini(void *state)
 	free(fw);
 }
 
-static uint8_t
-side_bit(const struct nf_run *r)
+/* --- rules -------------------------------------------------------------------- */
+
+static enum rule_action
+match(const struct firewall *fw, enum nf_side from, const struct flow *flow,
+      uint32_t *rule)
 {
-	return (uint8_t)(1 << nf_side(r));
+	enum rule_direction direction = from == NF_INSIDE ? RULE_OUT : RULE_IN;
+	enum rule_action action = rules_match(fw->rules, direction, flow, rule);
+
+	return action == RULE_NONE ? fw->otherwise[direction] : action;
 }
 
-/* Whether the rules let the packet's flow be opened from its side. */
-static bool
-allowed(const struct nf_run *r, uint32_t *rule)
+enum rule_action
+firewall_judge(struct nf_run *r, struct view *v)
 {
-	const struct firewall *fw = nf_static(r);
-	enum rule_direction direction = nf_side(r) == NF_INSIDE ? RULE_OUT : RULE_IN;
-	enum rule_action action = rules_match(fw->rules, direction, nf_flow(r), rule);
-
-	return action == RULE_NONE ? fw->allows[direction] : action == RULE_ALLOW;
-}
-
-/* Whether it is worth less than a connection that was answered, and is still used. */
-static bool
-is_brief(enum state state)
-{
-	return state != ESTABLISHED && state != UDP_STREAM && state != GENERIC &&
-	       state != FIN_WAIT && state != CLOSE_WAIT;
-}
-
-static enum nf_verdict
-save(struct nf_run *r, const struct connection *c)
-{
-	const struct firewall *fw = nf_static(r);
-
-	if (!nf_checksum_ok(r))
-		return nf_drop(r, NF_DROP_CHECKSUM);
-	if (is_brief(c->state))
-		connection_write_brief(r, nf_connection(r), c, fw->idle_ms[c->state]);
-	else
-		connection_write_for(r, nf_connection(r), c, fw->idle_ms[c->state]);
-	return NF_SEND;
-}
-
-/* Opens a connection from the packet's side; 'opened' are the others that have. */
-static enum nf_verdict
-open_connection(struct nf_run *r, enum state state, uint8_t opened)
-{
-	struct connection c = { .state = (uint8_t)state, .opened = opened | side_bit(r) };
-
-	if (!allowed(r, &c.rule))
-		return nf_drop(r, NF_DROP_POLICY);
-	return save(r, &c);
-}
-
-/* --- TCP ---------------------------------------------------------------------- */
-
-enum segment { SYN, SYN_ACK, FIN, ACK, RST, INVALID };
-
-static enum segment
-segment_of(uint8_t flags)
-{
-	switch (flags & (TCP_SYN | TCP_ACK | TCP_FIN | TCP_RST)) {
-	case TCP_SYN:
-		return SYN;
-	case TCP_SYN | TCP_ACK:
-		return SYN_ACK;
-	case TCP_FIN | TCP_ACK:
-		return FIN;
-	case TCP_ACK:
-		return ACK;
-	case TCP_RST:
-	case TCP_RST | TCP_ACK:
-		return RST;
-	default:
-		return INVALID;
+	if (!v->judged) {
+		v->action = match(v->fw, nf_side(r), v->flow, &v->rule);
+		v->judged = true;
 	}
+	return v->action;
 }
 
-/* A FIN counts once for each side: a repeated one changes nothing. */
-static bool
-step_fin(struct connection *c, uint8_t side)
+enum nf_verdict
+firewall_deny(struct nf_run *r, const struct view *v)
 {
-	if (c->state == SYN_SENT || c->state == SYN_SENT2)
+	if (v->action == RULE_REJECT && nf_checksum_ok(r))
+		nf_refuse(r, nf_is_tcp(r) ? REFUSE_RST : REFUSE_PROHIBITED);
+	return nf_drop(r, NF_DROP_POLICY);
+}
+
+enum nf_verdict
+firewall_open(struct nf_run *r, struct view *v, const struct connection *first)
+{
+	struct connection next = *first;
+
+	if (firewall_judge(r, v) != RULE_ALLOW)
+		return firewall_deny(r, v);
+	next.rule = (uint16_t)v->rule;
+	next.rules = v->fw->id;
+	if (next.counted == 0) {
+		enum nf_verdict verdict = firewall_count(r, v, &next);
+
+		if (v->crowded && v->fw->proxy == PROXY_AUTO)
+			return firewall_proxy_answer(r, v);
+		if (verdict != NF_SEND)
+			return verdict;
+	}
+	return firewall_save(r, v, &next);
+}
+
+enum nf_verdict
+firewall_pass(struct nf_run *r, struct view *v)
+{
+	return v->changed ? firewall_save(r, v, v->c) : NF_SEND;
+}
+
+/* Judges a connection by rules that are not those which let it in, in the direction in
+ * which it was opened; of a query that both sides have asked, each for itself.  False: it
+ * is forgotten. */
+static bool
+reevaluate(struct nf_run *r, struct view *v)
+{
+	struct flow reverse;
+	uint32_t rule;
+
+	v->now = *v->c;
+	flow_reverse(v->flow, &reverse);
+	for (enum nf_side side = NF_INSIDE; side <= NF_OUTSIDE; side++) {
+		const struct flow *flow = side == nf_side(r) ? v->flow : &reverse;
+
+		if ((v->now.track.opened >> side & 1) == 0)
+			continue;
+
+		enum rule_action action = match(v->fw, side, flow, &rule);
+
+		if (action == RULE_ALLOW) {
+			v->now.rule = (uint16_t)rule;
+			continue;
+		}
+		v->now.track.opened &= (uint8_t)~(1 << side);
+		v->action = action;
+	}
+	if (v->now.track.opened == 0) {
+		firewall_forget(r, v);
 		return false;
-	if (c->state == TIME_WAIT || c->state == CLOSE)
-		return true;
-	c->finished |= side;
-	if (c->finished == (1 << NF_INSIDE | 1 << NF_OUTSIDE))
-		c->state = LAST_ACK;
-	else if (c->state != CLOSE_WAIT)
-		c->state = FIN_WAIT;
+	}
+	v->now.rules = v->fw->id;
+	v->c = &v->now;
+	v->changed = true;
 	return true;
 }
 
-/* An ACK from the other end in SYN_SENT challenges a SYN (RFC 5961, 4): the opener
- * answers it with a RST. */
-static bool
-step_ack(struct connection *c, uint8_t side)
-{
-	bool opener = (c->opened & side) != 0;
+/* --- protocols that have no file of their own --------------------------------- */
 
-	switch (c->state) {
-	case SYN_SENT:
-	case SYN_SENT2:
-		return !opener;
-	case SYN_RECV:
-		if (opener)
-			c->state = ESTABLISHED;
-		return true;
-	case FIN_WAIT:
-		if ((c->finished & side) == 0)
-			c->state = CLOSE_WAIT;
-		return true;
-	case LAST_ACK:
-		c->state = TIME_WAIT;
-		return true;
-	default:
-		return true;
-	}
-}
-
-/* Makes the connection what it is after a segment from 'side'; a SYN does not come
- * here in TIME_WAIT and CLOSE.  False: the segment is not valid in its state. */
-static bool
-step(struct connection *c, enum segment segment, uint8_t side)
-{
-	bool opener = (c->opened & side) != 0;
-
-	switch (segment) {
-	case SYN:
-		/* From the opener it is repeated, or will be challenged. */
-		if (opener)
-			return true;
-		if (c->state == SYN_SENT)
-			c->state = SYN_SENT2;
-		return c->state == SYN_SENT2;
-	case SYN_ACK:
-		if (c->state == SYN_SENT2 || (c->state == SYN_SENT && !opener)) {
-			c->state = SYN_RECV;
-			return true;
-		}
-		return !opener || c->state == SYN_RECV;
-	case FIN:
-		return step_fin(c, side);
-	case ACK:
-		return step_ack(c, side);
-	case RST:
-		c->state = CLOSE;
-		return true;
-	default:
-		return false;
-	}
-}
-
+/* A question and its answers: two states and nothing else. */
 static enum nf_verdict
-tcp_packet(struct nf_run *r, const struct connection *c)
+pair_packet(struct nf_run *r, struct view *v, enum state asked, enum state answered)
 {
-	enum segment segment = segment_of(nf_packet(r)->tcp_flags);
+	struct connection next = { .track = { .state = (uint8_t)asked,
+					      .opened = side_bit(r) } };
 
-	if (segment == SYN && (c == NULL || c->state == TIME_WAIT || c->state == CLOSE))
-		return open_connection(r, SYN_SENT, 0);
-	if (c == NULL)
-		return nf_drop(r, NF_DROP_STATE);
-
-	struct connection next = *c;
-
-	if (!step(&next, segment, side_bit(r)))
-		return nf_drop(r, NF_DROP_STATE);
-	if (memcmp(&next, c, sizeof(next)) == 0)
-		return NF_SEND;
-	return save(r, &next);
-}
-
-/* --- the others --------------------------------------------------------------- */
-
-static enum nf_verdict
-udp_packet(struct nf_run *r, const struct connection *c)
-{
-	if (c == NULL)
-		return open_connection(r, UDP, 0);
-	if (c->state == UDP_STREAM || (c->opened & side_bit(r)) != 0)
-		return NF_SEND;
-
-	struct connection next = *c;
-
-	next.state = UDP_STREAM;
-	return save(r, &next);
+	if (v->c == NULL)
+		return firewall_open(r, v, &next);
+	if (v->c->track.state == answered)
+		nf_established(r);
+	if (v->c->track.state == answered || (v->c->track.opened & side_bit(r)) != 0)
+		return firewall_pass(r, v);
+	next = *v->c;
+	next.track.state = (uint8_t)answered;
+	return firewall_save(r, v, &next);
 }
 
 /* Both sides may ask under the same identifier; each is answered only if it did. */
 static enum nf_verdict
-query_packet(struct nf_run *r, const struct connection *c)
+query_packet(struct nf_run *r, struct view *v)
 {
-	uint8_t opened = c != NULL ? c->opened : 0;
+	struct connection next = { 0 };
+	uint8_t opened = v->c != NULL ? v->c->track.opened : 0;
 
-	if ((nf_packet(r)->flags & PACKET_ICMP_REPLY) == 0)
-		return opened & side_bit(r) ? NF_SEND : open_connection(r, ICMP, opened);
-	return opened & ~side_bit(r) ? NF_SEND : nf_drop(r, NF_DROP_STATE);
+	if (nf_packet(r)->flags & PACKET_ICMP_REPLY)
+		return opened & ~side_bit(r) ? firewall_pass(r, v)
+					     : nf_drop(r, NF_DROP_STATE);
+	if (opened & side_bit(r))
+		return firewall_pass(r, v);
+	if (v->c != NULL)
+		next = *v->c;
+	next.track.state = ICMP;
+	next.track.opened = opened | side_bit(r);
+	return firewall_open(r, v, &next);
 }
 
-/* Packet Too Big, multicast listeners, and neighbour discovery: without them there
- * is no IPv6 through a firewall that no router knows of (RFC 4890, 4.3.1, 4.4.1). */
-static bool
-icmp6_always_passes(uint8_t type)
-{
-	return type == 2 || (type >= 130 && type <= 137) || type == 143;
-}
-
-/* Whether an error goes back to where the packet it quotes came from. */
-static bool
-goes_back(const struct flow *error, const struct flow *quoted)
-{
-	if (error->version == 4)
-		return error->ip4.dst == quoted->ip4.src;
-	return memcmp(error->ip6.dst, quoted->ip6.src, sizeof(error->ip6.dst)) == 0;
-}
-
-/* ICMP that is not a query: no connection of its own. */
+/* What is behind the ports of another fragment: nothing here can be looked at. */
 static enum nf_verdict
-icmp_packet(struct nf_run *r)
+later_fragment(struct nf_run *r, struct view *v)
 {
-	const struct packet *p = nf_packet(r);
-	struct flow quoted, name;
-	uint32_t rule;
-
-	if (p->flow.protocol == PROTO_ICMP6 && icmp6_always_passes(p->icmp_type))
-		return NF_SEND;
-	if ((p->flags & PACKET_ICMP_ERROR) == 0)
-		return allowed(r, &rule) ? NF_SEND : nf_drop(r, NF_DROP_POLICY);
-	if (!packet_inner(p, nf_head_bytes(r), &quoted) || !goes_back(&p->flow, &quoted))
-		return nf_drop(r, NF_DROP_STATE);
-	flow_canonical(&quoted, &name);
-
-	const struct connection *c = connection_peek(r, &name);
-
-	if (nf_pending(r))
+	if (!firewall_find_elsewhere(r, v))
 		return NF_WAIT;
-	return c != NULL ? NF_SEND : nf_drop(r, NF_DROP_STATE);
+	if (v->c != NULL)
+		return firewall_pass(r, v);
+	if (v->key->protocol == PROTO_TCP || v->key->protocol == PROTO_SCTP)
+		return nf_drop(r, NF_DROP_STATE);
+	return firewall_judge(r, v) == RULE_ALLOW ? NF_SEND : firewall_deny(r, v);
+}
+
+/* --- packets ------------------------------------------------------------------ */
+
+static enum nf_verdict
+by_protocol(struct nf_run *r, struct view *v)
+{
+	uint8_t protocol = v->key->protocol;
+
+	if (protocol == PROTO_TCP)
+		return firewall_tcp(r, v);
+	if (protocol == PROTO_SCTP)
+		return firewall_sctp(r, v);
+	/* What the rules let in need not be looked for any further. */
+	if (v->c == NULL && firewall_judge(r, v) != RULE_ALLOW &&
+	    !firewall_find_elsewhere(r, v))
+		return NF_WAIT;
+	switch (protocol) {
+	case PROTO_UDP:
+		return pair_packet(r, v, UDP, UDP_STREAM);
+	case PROTO_ICMP:
+	case PROTO_ICMP6:
+		return query_packet(r, v);
+	case PROTO_GRE:
+		return pair_packet(r, v, GRE, GRE_STREAM);
+	default:
+		return pair_packet(r, v, GENERIC, GENERIC);
+	}
 }
 
 static enum nf_verdict
 firewall_packet(struct nf_run *r)
 {
+	const struct firewall *fw = nf_static(r);
 	const struct packet *p = nf_packet(r);
-	uint8_t protocol = p->flow.protocol;
-	bool icmp = protocol == PROTO_ICMP || protocol == PROTO_ICMP6;
+	uint8_t protocol = nf_flow(r)->protocol;
+	bool later = (p->flags & PACKET_LATER_FRAGMENT) != 0;
+	struct view v = { .fw = fw, .flow = nf_flow(r), .key = nf_connection(r) };
+	struct flow flow, key;
 
-	if (p->flags & PACKET_LATER_FRAGMENT)
-		return nf_drop(r, NF_DROP_FRAGMENT);
-	if (icmp && (p->flags & PACKET_ICMP_QUERY) == 0)
-		return icmp_packet(r);
-
-	const struct connection *c = connection_read(r, nf_connection(r));
-
-	if (nf_pending(r))
+	if ((protocol == PROTO_ICMP || protocol == PROTO_ICMP6) && !later &&
+	    (p->flags & PACKET_ICMP_QUERY) == 0)
+		return firewall_icmp(r, fw);
+	if (protocol == PROTO_SCTP && !later) {
+		if (!firewall_sctp_flow(r, &flow, &key))
+			return nf_drop(r, NF_DROP_STATE);
+		v.flow = &flow;
+		v.key = &key;
+	}
+	if (!firewall_find(r, &v, nf_is_syn(r) && !later))
 		return NF_WAIT;
-	if (icmp)
-		return query_packet(r, c);
-	if (protocol == PROTO_TCP)
-		return tcp_packet(r, c);
-	if (protocol == PROTO_UDP)
-		return udp_packet(r, c);
-	return c == NULL ? open_connection(r, GENERIC, 0) : NF_SEND;
+	if (fw->reevaluates && v.c != NULL && v.c->rules != fw->id && !reevaluate(r, &v))
+		return firewall_deny(r, &v);
+	if (later)
+		return later_fragment(r, &v);
+	return by_protocol(r, &v);
+}
+
+static void
+firewall_note(struct nf_run *r, void *note)
+{
+	const struct firewall *fw = nf_static(r);
+
+	if (fw->proxy != PROXY_OFF)
+		firewall_cookie_note(r, note);
 }
 
 const struct nf nf_firewall = {
@@ -417,5 +377,10 @@ const struct nf nf_firewall = {
 	.init = firewall_init,
 	.fini = firewall_fini,
 	.packet = firewall_packet,
+	.note = firewall_note,
+	.note_ms = 5 * 1000,
 	.passes_non_ip = true,
+	.needs_ports = true,
+	.keeps_flow = true,
+	.may_pass_unseen = true,
 };

@@ -347,6 +347,8 @@ ips_packet(struct nf_run *r)
 		return NF_WAIT;
 	if (old != NULL && old->blocked)
 		return nf_drop(r, NF_DROP_SIGNATURE);
+	if (old != NULL && old->moved != 0)
+		nf_established(r);
 	return nf_is_tcp(r) ? tcp_packet(r, old) : datagram(r);
 }
 
@@ -358,5 +360,6 @@ const struct nf nf_ips = {
 	.fini = ips_fini,
 	.packet = ips_packet,
 	.passes_non_ip = true,
+	.keeps_flow = true,
 	.may_pass_unseen = true,
 };

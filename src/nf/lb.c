@@ -1,457 +1,594 @@
 /*
- * lb.c - TCP load balancer (Algorithm 1 of the paper).
+ * lb.c - load balancer (Algorithm 1 of the paper).
  *
- * A SYN to the virtual address picks the backend with the fewest open connections,
- * counts itself there, and remembers the choice; later packets of the connection
- * read that choice, and answers leave with the virtual address as their source.  The
- * first FIN or RST takes the connection off the count again, and so does its expiry if
- * it just goes silent.
+ * The first packet of a connection to a virtual address picks a backend and remembers the
+ * choice; later ones read that choice, and answers leave with the virtual address as
+ * their source.  The first FIN or RST takes the connection off its backend's count again,
+ * and so does its expiry if it just goes silent.
  *
- * The counts of all backends are one record (in each partition of the store) that all
- * instances share and add to: they are exact, and nobody waits for anybody.  What a SYN
- * chooses by is as old as its read.  The slots carry the backends' addresses, so that
- * instances with different lists of backends do not misread each other; and a count
- * carries a tag of its backend above, so that an add to a slot that has become another
- * backend's leaves its bounds, and the run looks again.
+ * The choice is the connection's until it ends, whatever becomes of schedulers and files
+ * meanwhile.  It ends early only by policy: when its backend is down, or when one that
+ * gets nothing new has had its time.  Then both ends get a RST, and whatever still comes
+ * of the connection is refused.  UDP has no ends to tell, and moves.
  *
- * What is neither for the virtual address nor from a backend passes unchanged.
+ * A SYN that is not a repetition begins anew where the old connection is over or never
+ * was open, or where its backend gets nothing new.  Otherwise it goes where the
+ * connection is: there it is known whether the client has lost its memory, or somebody
+ * else plays it, and it is answered accordingly (RFC 5961, 4; RFC 9293, 3.5.1).
+ *
+ * What is neither for a virtual address nor from a backend passes unchanged.
  */
-#include "nf/nf.h"
+#include "nf/lb.h"
 
-#include "net/address.h"
-
-enum {
-	MAX_BACKENDS = 64,
+/* What a backend is to a connection that it has. */
+enum standing {
+	USABLE,
+	DRAINED,				/* It gets nothing new... */
+	DOWN,
 };
 
-struct slot {
-	struct endpoint backend;
-	uint32_t zero;
-	int64_t tagged;				/* The tag, shifted, and the count. */
+/* What a new connection is chosen by. */
+struct opening {
+	struct lb_pool pool;
+	uint64_t turn;
+	bool has_sticky;
+	struct endpoint sticky;
+	uint64_t avoid;				/* They have the client's port already. */
 };
 
-struct pool_key {
-	struct endpoint address;		/* The virtual one. */
-	uint32_t partition;
-};
+/* --- backends ----------------------------------------------------------------- */
 
-struct pool {					/* Only as long as it is. */
-	struct slot slot[MAX_BACKENDS];
-};
-
-struct client {					/* Key: the flow from the client. */
-	struct endpoint backend;
-	uint32_t closed;			/* No longer in the count. */
-};
-
-static_assert(sizeof(struct slot) == 32, "no padding");
-
-static void client_expired(struct nf_run *r, const void *key, const void *value);
-static uint32_t pool_spread(const void *key, unsigned int key_bytes);
-
-static const struct nf_field pool_fields[] = {
-	{ "address", NF_FIELD_ENDPOINT, offsetof(struct pool_key, address),
-	  sizeof(struct endpoint) },
-	{ "partition", NF_FIELD_UINT, offsetof(struct pool_key, partition), 4 },
-	{ 0 }
-};
-
-static const struct nf_field client_fields[] = {
-	{ "backend", NF_FIELD_ENDPOINT, offsetof(struct client, backend),
-	  sizeof(struct endpoint) },
-	{ "closed", NF_FIELD_UINT, offsetof(struct client, closed), 4 },
-	{ 0 }
-};
-
-NF_TABLE(pool, struct pool_key, struct pool, .format = 2, .spread = pool_spread,
-	 .key_fields = pool_fields)
-NF_TABLE(client, struct flow, struct client, .idle_ms = 7440 * 1000,
-	 .expired = client_expired, .fields = client_fields)
-
-struct lb_options {
-	struct endpoint address;
-	struct config_list backends;		/* struct endpoint */
-	uint64_t idle_ms, closed_ms;		/* 0: not given. */
-};
-
-struct lb {
-	struct endpoint address;
-	unsigned int n_backends;
-	struct endpoint backend[MAX_BACKENDS];
-	uint32_t idle_ms, closed_ms;
-};
-
-static const struct config_field lb_fields[] = {
-	{ "address", CONFIG_SCALAR, offsetof(struct lb_options, address),
-	  .required = true, .parse = endpoint_parse,
-	  .help = "the virtual address that clients connect to, ADDRESS:PORT" },
-	{ "backends", CONFIG_LIST, offsetof(struct lb_options, backends),
-	  .required = true, .min = 1, .max = MAX_BACKENDS,
-	  .item_bytes = sizeof(struct endpoint), .parse = endpoint_parse,
-	  .help = "a list of ADDRESS:PORT, of the same IP version as 'address'" },
-	{ "idle", CONFIG_DURATION, offsetof(struct lb_options, idle_ms), .min = 1000,
-	  .max = 30ULL * 86400 * 1000,
-	  .help = "how long a silent connection is remembered (default: 7440s)" },
-	{ "closed", CONFIG_DURATION, offsetof(struct lb_options, closed_ms), .min = 1000,
-	  .max = 86400ULL * 1000,
-	  .help = "the same after its first FIN or RST (default: 240s)" },
-	{ 0 }
-};
-
-static bool
-same_endpoint(const struct endpoint *a, const struct endpoint *b)
+uint64_t
+lb_usable(const struct nf_run *r, const struct lb_service *s)
 {
-	return memcmp(a, b, sizeof(*a)) == 0;
+	const struct lb_health_note *note = nf_note(r);
+	uint64_t up = s->weighted & ~note->down[s->number];
+
+	return up == 0 && s->no_backend == LB_NO_BACKEND_PANIC ? s->weighted : up;
+}
+
+static enum standing
+standing_of(const struct nf_run *r, const struct lb_service *s, int place)
+{
+	if (place == LB_NONE || s->backend[place].weight == 0)
+		return DRAINED;
+	if (lb_health_up(nf_note(r), s->number, (unsigned int)place) ||
+	    (lb_usable(r, s) >> place & 1))
+		return USABLE;
+	return DOWN;
+}
+
+bool
+lb_datagram_place(struct nf_run *r, struct lb_conn *c)
+{
+	const struct lb_service *s = c->service;
+	uint64_t hash = nf_random(r), usable = lb_usable(r, s);
+
+	if (usable == 0)
+		return false;
+	if (s->scheduler >= LB_BY_CONNECTION)
+		hash = lb_hash(s, c->key);
+	c->place = lb_maglev_at(s->maglev, hash, usable);
+	c->backend = s->backend[c->place].endpoint;
+	return true;
+}
+
+static enum nf_verdict
+no_backend(struct nf_run *r, const struct lb_service *s)
+{
+	if (s->no_backend != LB_NO_BACKEND_DROP)
+		nf_refuse(r, REFUSE_RST);
+	return nf_drop(r, NF_DROP_BACKEND);
+}
+
+/* --- new connections ---------------------------------------------------------- */
+
+/* Backends that serve several virtual addresses tell a client's connections to them apart
+ * by its ports alone: one that has a connection of this port gets no other. */
+static uint64_t
+avoid_siblings(struct nf_run *r, const struct lb_service *s, const struct flow *key)
+{
+	const struct lb *lb = nf_static(r);
+	struct flow answers, other;
+	struct lb_conn c;
+	uint64_t avoid = 0;
+	int at;
+
+	flow_reverse(key, &answers);
+	for (unsigned int i = 0; i < s->n_siblings; i++) {
+		const struct lb_service *sibling = &lb->service[s->sibling[i]];
+
+		lb_conn_key(&answers, &sibling->address, &other);
+		if (!lb_conn_read(r, sibling, &other, NF_PEEK, &c))
+			continue;
+		at = lb_backend_at(s, &c.backend);
+		if (at != LB_NONE)
+			avoid |= 1ULL << at;
+	}
+	return avoid;
+}
+
+static void
+opening_read(struct nf_run *r, const struct lb_service *s, const struct flow *key,
+	     struct opening *o)
+{
+	unsigned int partition = lb_conn_partition(r, key);
+
+	/* First, as only the first thing that is glanced at is guessed on. */
+	if (s->scheduler == LB_ROUND_ROBIN) {
+		struct lb_pool turns = { .key = { s->address, (uint16_t)partition,
+						  s->protocol, 0 } };
+
+		o->turn = lb_turn_glance(r, &turns);
+	}
+	lb_pool_glance(r, &s->address, s->protocol, partition, &o->pool);
+	o->has_sticky = s->persistence_ms != 0 && lb_sticky_read(r, s, key, &o->sticky);
+	o->avoid = s->n_siblings > 0 ? avoid_siblings(r, s, key) : 0;
 }
 
 static int
-lb_init(const void *from, void **state)
+choose(const struct nf_run *r, const struct lb_service *s, const struct flow *key,
+       const struct opening *o)
 {
-	const struct lb_options *options = from;
-	const struct endpoint *backend = options->backends.items;
-	struct lb *lb = calloc(1, sizeof(*lb));
+	struct lb_load load = { .usable = lb_usable(r, s) & ~o->avoid, .turn = o->turn };
+	int at = o->has_sticky ? lb_backend_at(s, &o->sticky) : LB_NONE;
 
-	if (lb == NULL)
-		return -ENOMEM;
-	lb->address = options->address;
-	lb->idle_ms = 7440 * 1000;		/* RFC 5382, REQ-5. */
-	if (options->idle_ms != 0)
-		lb->idle_ms = (uint32_t)options->idle_ms;
-	lb->closed_ms = 240 * 1000;
-	if (options->closed_ms != 0)
-		lb->closed_ms = (uint32_t)options->closed_ms;
-	for (unsigned int i = 0; i < options->backends.n; i++) {
-		if (backend[i].version != lb->address.version) {
-			config_error(&backend[i], "a backend of another IP version than "
-						  "'address', want the same");
-			free(lb);
-			return -EINVAL;
-		}
-		lb->backend[lb->n_backends++] = backend[i];
-	}
-	*state = lb;
-	return 0;
+	if (at != LB_NONE && (load.usable >> at & 1))
+		return at;
+	if (s->scheduler == LB_LEAST_CONNECTIONS)
+		lb_pool_loads(s, &o->pool, load.n_open);
+	at = lb_choose(s, &load, key);
+	if (at == LB_NONE || lb_pool_has_room(&o->pool, &s->backend[at].endpoint))
+		return at;
+	load.usable &= lb_pool_there(s, &o->pool);
+	return lb_choose(s, &load, key);
 }
 
-/* --- counts ------------------------------------------------------------------- */
-
-enum {
-	COUNT_BITS = 32,
-};
-
-static uint32_t
-pool_spread(const void *key, unsigned int key_bytes)
-{
-	(void)key_bytes;
-	return ((const struct pool_key *)key)->partition;
-}
-
-/* The count of this backend if there are no connections. */
-static int64_t
-tag(const struct endpoint *backend)
-{
-	return (int64_t)((uint64_t)(nf_spread(backend, sizeof(*backend)) >> 1 | 1)
-			 << COUNT_BITS);
-}
-
-static int64_t
-n_open(const struct slot *slot)
-{
-	return slot->tagged - tag(&slot->backend);
-}
-
-/* The counts for a client's flow: those in the partition of its record, which is written
- * with them. */
-static void
-pool_key_make(const struct nf_run *r, const struct flow *client, struct pool_key *key)
-{
-	flow_destination(client, &key->address);
-	key->partition = client_partition(r, client);
-}
-
-/* NULL: there is none; 'n' is set to the number of slots. */
-static const struct slot *
-pool_slots(struct nf_run *r, const struct pool_key *key, enum nf_ask how, unsigned int *n)
-{
-	unsigned int bytes = 0;
-	const void *v = nf_table_read(r, &pool_table, key, sizeof(*key), how, &bytes);
-
-	*n = v != NULL ? bytes / sizeof(struct slot) : 0;
-	return nf_table_sized(r, v, bytes, *n * (unsigned int)sizeof(struct slot));
-}
-
-static unsigned int
-slot_find(const struct slot *slot, unsigned int n, const struct endpoint *backend)
-{
-	unsigned int i = 0;
-
-	while (i < n && !same_endpoint(&slot[i].backend, backend))
-		i++;
-	return i;
-}
-
-/* Adds to the count in a slot, if it still is this backend's. */
-static void
-count(struct nf_run *r, const struct pool_key *key, const struct slot *slot,
-      unsigned int at, int delta)
-{
-	int64_t none = tag(&slot[at].backend);
-	unsigned int offset = at * sizeof(struct slot) + offsetof(struct slot, tagged);
-
-	pool_add(r, key, offset, delta, none, none + UINT32_MAX);
-}
-
-/* Takes a connection off the count of its backend, unless there is none: the counts may
- * have been lost.  That is not for a glance to say.  It guesses at what is under way, and
- * of that some comes to nothing, as when another instance has closed a connection before;
- * so the count is read then, and stays as it is until this run's group is applied.
- * False: pending. */
+/* Whether the client is to return to the backend of 'c' from now on, and not to the one
+ * that it had.  Where that only has the client's port already, its others return. */
 static bool
-count_off(struct nf_run *r, const struct pool_key *key, const struct slot *glanced,
-	  unsigned int n, const struct endpoint *backend)
+moves_client(const struct nf_run *r, const struct lb_service *s, const struct opening *o,
+	     const struct lb_conn *c)
 {
-	const struct slot *slot = glanced;
-	unsigned int at = slot_find(slot, n, backend);
+	int at = o->has_sticky ? lb_backend_at(s, &o->sticky) : LB_NONE;
 
-	if (at == n || n_open(&slot[at]) <= 0) {
-		slot = pool_slots(r, key, NF_READ, &n);
-		if (nf_pending(r))
-			return false;
-		at = slot_find(slot, n, backend);
-	}
-	if (at < n && n_open(&slot[at]) > 0)
-		count(r, key, slot, at, -1);
-	return true;
+	return at != c->place &&
+	       (at == LB_NONE || !(lb_usable(r, s) & o->avoid & 1ULL << at));
 }
 
-/* The pool with slots for the backends that have none: those of backends that no longer
- * have connections if all are used.  What is there is read again, for this is written
- * whole, and nobody's add may get lost.  Returns how many there are. */
-static unsigned int
-pool_extend(struct nf_run *r, const struct pool_key *key, struct pool *next)
+/* 'old', if there is one, is over. */
+static enum nf_verdict
+conn_open(struct nf_run *r, const struct lb_service *s, const struct flow *key,
+	  const struct opening *o, const struct lb_conn *old)
 {
-	const struct lb *lb = nf_static(r);
-	unsigned int n;
-	const struct slot *slot = pool_slots(r, key, NF_READ, &n);
+	struct lb_conn c = { .key = key, .service = s, .is_full = s->mode == LB_NAT };
+	enum nf_verdict counted, taken = NF_SEND;
+	const struct endpoint *off = NULL;
+	uint32_t idle_ms = s->idle_ms;
 
+	c.place = choose(r, s, key, o);
+	if (c.place == LB_NONE)
+		return no_backend(r, s);
+	if (!nf_checksum_ok(r))
+		return nf_drop(r, NF_DROP_CHECKSUM);
+	c.backend = s->backend[c.place].endpoint;
+	c.state = LB_OPEN;
+	if (nf_is_tcp(r)) {
+		c.state = LB_OPENING;
+		c.seq = lb_conn_seq(packet_tcp_seq(nf_packet(r)));
+		idle_ms = s->opening_ms;
+	}
+	/* Both may have to ask for more, in one trip. */
+	if (old != NULL && old->state < LB_CLOSED)
+		off = &old->backend;
+	counted = lb_pool_move(r, &o->pool, off, &c.backend);
+	if (c.is_full)
+		taken = lb_conn_take_source(r, &c);
 	if (nf_pending(r))
-		return 0;
-	if (n > 0)
-		memcpy(next->slot, slot, n * sizeof(*slot));
-	for (unsigned int i = 0; i < lb->n_backends; i++) {
-		const struct endpoint *backend = &lb->backend[i];
-		unsigned int to = n;
-
-		if (slot_find(next->slot, n, backend) < n)
-			continue;
-		for (unsigned int k = 0; n == MAX_BACKENDS && k < n; k++)
-			if (n_open(&next->slot[k]) == 0)
-				to = k;
-		if (to == MAX_BACKENDS)
-			continue;
-		n += to == n;
-		next->slot[to] = (struct slot){ .backend = *backend,
-						.tagged = tag(backend) };
-	}
-	return n;
+		return NF_WAIT;
+	if (counted != NF_SEND)
+		return nf_drop(r, NF_DROP_BACKEND);
+	if (taken != NF_SEND)
+		return nf_drop(r, NF_DROP_PORTS);
+	if (old != NULL)
+		lb_conn_give_source(r, old);
+	if (s->scheduler == LB_ROUND_ROBIN)
+		lb_turn_take(r, &o->pool);
+	if (s->persistence_ms != 0 && moves_client(r, s, o, &c))
+		lb_sticky_write(r, s, key, &c.backend);
+	lb_conn_write(r, &c, idle_ms);
+	return lb_send(r, &c, false);
 }
 
-/* Which of this instance's backends has the fewest; 'n': none has a slot. */
-static unsigned int
-least_loaded(const struct lb *lb, const struct slot *slot, unsigned int n)
+/* The same where what it is chosen by has not been asked for yet. */
+static enum nf_verdict
+conn_open_late(struct nf_run *r, const struct lb_service *s, const struct flow *key,
+	       const struct lb_conn *old)
 {
-	unsigned int least = n;
+	struct opening o;
 
-	for (unsigned int i = 0; i < lb->n_backends; i++) {
-		unsigned int at = slot_find(slot, n, &lb->backend[i]);
-
-		if (at < n && (least == n || n_open(&slot[at]) < n_open(&slot[least])))
-			least = at;
-	}
-	return least;
-}
-
-static bool
-all_have_slots(const struct lb *lb, const struct slot *slot, unsigned int n)
-{
-	for (unsigned int i = 0; i < lb->n_backends; i++)
-		if (slot_find(slot, n, &lb->backend[i]) == n)
-			return false;
-	return true;
+	opening_read(r, s, key, &o);
+	return nf_pending(r) ? NF_WAIT : conn_open(r, s, key, &o, old);
 }
 
 /* --- connections -------------------------------------------------------------- */
 
+/* Takes the connection off the count, and sends the packet that closes it.  Of one
+ * that was refused, nothing is to be waited for. */
 static enum nf_verdict
-lb_open(struct nf_run *r, const struct pool_key *key, const struct slot *slot,
-	unsigned int n)
+conn_close(struct nf_run *r, struct lb_conn *c, const struct lb_pool *pool,
+	   bool from_backend)
 {
-	const struct lb *lb = nf_static(r);
-	bool complete = all_have_slots(lb, slot, n);
-	struct pool next;
-	unsigned int to;
+	bool refused = c->state == LB_OPENING && (nf_packet(r)->tcp_flags & TCP_RST);
 
-	if (!complete) {
-		n = pool_extend(r, key, &next);
-		if (nf_pending(r))
+	if (!nf_checksum_ok(r))
+		return nf_drop(r, NF_DROP_CHECKSUM);
+	if (lb_pool_move(r, pool, &c->backend, NULL) == NF_WAIT)
+		return NF_WAIT;
+	c->state = LB_CLOSED;
+	lb_conn_write(r, c, refused ? c->service->opening_ms : c->service->closed_ms);
+	return lb_send(r, c, from_backend);
+}
+
+/* Both ends get to know that it is over. */
+static enum nf_verdict
+conn_reset(struct nf_run *r, struct lb_conn *c, bool from_backend)
+{
+	const struct lb_service *s = c->service;
+	struct lb_pool pool;
+
+	if (!nf_checksum_ok(r))
+		return nf_drop(r, NF_DROP_CHECKSUM);
+	if (c->state < LB_CLOSED) {
+		lb_pool_glance(r, &s->address, s->protocol,
+			       lb_conn_partition(r, c->key), &pool);
+		if (nf_pending(r) ||
+		    lb_pool_move(r, &pool, &c->backend, NULL) == NF_WAIT)
 			return NF_WAIT;
-		slot = next.slot;
 	}
-	to = least_loaded(lb, slot, n);
-	if (to == n)
-		return nf_drop(r, NF_DROP_BACKEND);
-	if (!nf_checksum_ok(r))
-		return nf_drop(r, NF_DROP_CHECKSUM);
-
-	struct client client = { .backend = slot[to].backend };
-
-	if (complete) {
-		count(r, key, slot, to, 1);
+	if (nf_is_tcp(r)) {
+		c->state = LB_ENDED;
+		lb_conn_write(r, c, s->closed_ms);
+		lb_conn_end_answers(r, c);
+		lb_send_resets(r, c, from_backend);
 	} else {
-		next.slot[to].tagged++;
-		nf_table_write(r, &pool_table, key, sizeof(*key), next.slot,
-			       n * (unsigned int)sizeof(struct slot), NF_KEPT, 0);
+		lb_conn_delete(r, c);
+		lb_conn_give_source(r, c);
+		nf_refuse(r, REFUSE_PORT);
 	}
-	client_write_for(r, nf_flow(r), &client, lb->idle_ms);
-	nf_set_dst(r, &client.backend);
-	return NF_SEND;
+	return nf_drop(r, NF_DROP_BACKEND);
 }
 
-/* Sends a packet of a connection to its other end. */
-static enum nf_verdict
-forward(struct nf_run *r, const struct client *client, bool from_backend)
+/* Whether the connection is to end, as its backend is not what it was.  False if pending,
+ * too.  A packet that closes it itself, or of which no reset can be made, goes on. */
+static bool
+is_over(struct nf_run *r, const struct lb_conn *c, enum standing standing)
 {
-	const struct lb *lb = nf_static(r);
+	const struct packet *p = nf_packet(r);
 
+	if ((p->tcp_flags & TCP_RST) || (p->flags & PACKET_LATER_FRAGMENT))
+		return false;
+	if (standing == DRAINED)
+		return (c->place == LB_NONE && c->service->mode == LB_DSR_MAC) ||
+		       lb_drain_over(r, c);
+	return c->service->down != LB_DOWN_KEEP;
+}
+
+static enum nf_verdict
+conn_over(struct nf_run *r, struct lb_conn *c, enum standing standing, bool from_backend)
+{
+	bool moves = standing == DRAINED || c->service->down == LB_DOWN_MOVE;
+
+	if (nf_is_tcp(r) || !moves)
+		return conn_reset(r, c, from_backend);
+	/* Its client will move it. */
 	if (from_backend)
-		nf_set_src(r, &lb->address);
-	else
-		nf_set_dst(r, &client->backend);
-	return NF_SEND;
+		return lb_send(r, c, true);
+	return conn_open_late(r, c->service, c->key, c);
 }
 
-/* Takes the connection off the count, and sends the packet that closes it. */
-static enum nf_verdict
-lb_close(struct nf_run *r, const struct flow *flow, const struct client *client,
-	 const struct pool_key *key, const struct slot *slot, unsigned int n,
-	 bool from_backend)
+/* Whether a SYN begins a connection, instead of repeating the one that opened 'c'. */
+static bool
+begins_anew(const struct nf_run *r, const struct lb_conn *c, enum standing standing)
 {
-	const struct lb *lb = nf_static(r);
-	struct client closed = { client->backend, .closed = 1 };
+	bool repeats = c->seq == lb_conn_seq(packet_tcp_seq(nf_packet(r)));
 
-	if (!nf_checksum_ok(r))
-		return nf_drop(r, NF_DROP_CHECKSUM);
-	if (!count_off(r, key, slot, n, &client->backend))
-		return NF_WAIT;
-	client_write_for(r, flow, &closed, lb->closed_ms);
-	return forward(r, client, from_backend);
-}
-
-/* A connection went silent. */
-static void
-client_expired(struct nf_run *r, const void *from, const void *value)
-{
-	const struct client *client = value;
-	const struct slot *slot;
-	struct pool_key key;
-	unsigned int n;
-
-	if (client->closed)
-		return;
-	pool_key_make(r, from, &key);
-	slot = pool_slots(r, &key, NF_GLANCE, &n);
-	if (!nf_pending(r))
-		count_off(r, &key, slot, n, &client->backend);
-}
-
-/* A packet that may open or close the connection 'flow' names. */
-static enum nf_verdict
-lb_change(struct nf_run *r, const struct flow *flow, bool from_backend)
-{
-	bool opens = nf_is_syn(r) && !from_backend;
-	const struct client *client = client_read(r, flow);
-	const struct slot *slot;
-	struct pool_key key;
-	unsigned int n;
-
-	pool_key_make(r, flow, &key);
-	slot = pool_slots(r, &key, NF_GLANCE, &n);
-	if (nf_pending(r))
-		return NF_WAIT;
-	if (opens && (client == NULL || client->closed))
-		return lb_open(r, &key, slot, n);
-	if (client == NULL)
-		return nf_drop(r, NF_DROP_STATE);
-	if (!opens && !client->closed)
-		return lb_close(r, flow, client, &key, slot, n, from_backend);
-	return forward(r, client, from_backend);
-}
-
-/* A packet of the connection 'flow' names, in either direction. */
-static enum nf_verdict
-lb_connection(struct nf_run *r, const struct flow *flow, bool from_backend)
-{
-	uint8_t flags = nf_packet(r)->tcp_flags;
-	const struct client *client;
-
-	if ((flags & (TCP_FIN | TCP_RST)) != 0 || (nf_is_syn(r) && !from_backend))
-		return lb_change(r, flow, from_backend);
-	client = client_read(r, flow);
-	if (nf_pending(r))
-		return NF_WAIT;
-	if (client == NULL)
-		return nf_drop(r, NF_DROP_STATE);
-	return forward(r, client, from_backend);
+	if (c->state >= LB_CLOSED)
+		return true;
+	if (c->state == LB_OPENING)
+		return !repeats || standing != USABLE;
+	return !repeats && standing != USABLE;
 }
 
 static bool
-is_backend(const struct lb *lb, const struct endpoint *e)
+shakes_hands(const struct nf_run *r, const struct lb_conn *c, bool from_backend)
 {
-	for (unsigned int i = 0; i < lb->n_backends; i++)
-		if (same_endpoint(&lb->backend[i], e))
-			return true;
-	return false;
+	return c->state == LB_OPENING && !from_backend &&
+	       (nf_packet(r)->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_ACK;
 }
 
-/* The flow from a backend to a client, as the client's own to the virtual address. */
-static void
-client_key(const struct flow *from_backend, const struct endpoint *virtual,
-	   struct flow *key)
+/* A packet of a connection that there is, and that goes on. */
+static enum nf_verdict
+conn_packet(struct nf_run *r, struct lb_conn *c, const struct lb_pool *pool,
+	    bool from_backend)
 {
-	flow_reverse(from_backend, key);
-	key->dst_port = virtual->port;
-	if (key->version == 4)
-		key->ip4.dst = virtual->ip4;
+	if (pool != NULL && c->state < LB_CLOSED)
+		return conn_close(r, c, pool, from_backend);
+	if (shakes_hands(r, c, from_backend)) {
+		if (!nf_checksum_ok(r))
+			return nf_drop(r, NF_DROP_CHECKSUM);
+		c->state = LB_OPEN;
+		lb_conn_write(r, c, c->service->idle_ms);
+	}
+	return lb_send(r, c, from_backend);
+}
+
+static bool
+is_from(const struct nf_run *r, const struct endpoint *backend)
+{
+	struct endpoint from;
+
+	flow_source(nf_flow(r), &from);
+	return lb_same_endpoint(&from, backend);
+}
+
+static enum nf_verdict former_answer(struct nf_run *r, const struct lb_service *s);
+
+/* A packet of the connection that 'key' names, in either direction.  'known' is what was
+ * read of it already, or NULL. */
+static enum nf_verdict
+connection(struct nf_run *r, const struct lb_service *s, const struct flow *key,
+	   const struct lb_conn *known, bool from_backend)
+{
+	bool opens = nf_is_syn(r) && !from_backend;
+	bool closes = (nf_packet(r)->tcp_flags & (TCP_FIN | TCP_RST)) != 0;
+	bool found = known != NULL;
+	enum standing standing;
+	struct opening o;
+	struct lb_conn c;
+
+	if (found)
+		c = *known;
 	else
-		memcpy(key->ip6.dst, virtual->ip6, sizeof(key->ip6.dst));
+		found = lb_conn_read(r, s, key, NF_READ, &c);
+	if (opens)
+		opening_read(r, s, key, &o);
+	else if (closes)
+		lb_pool_glance(r, &s->address, s->protocol, lb_conn_partition(r, key),
+			       &o.pool);
+	if (nf_pending(r))
+		return NF_WAIT;
+	if (!found && opens)
+		return conn_open(r, s, key, &o, NULL);
+	if (from_backend && (!found || !is_from(r, &c.backend)))
+		return former_answer(r, s);
+	if (!found && nf_is_tcp(r))
+		return nf_drop(r, NF_DROP_STATE);
+	if (!found)
+		return conn_open_late(r, s, key, NULL);
+	standing = standing_of(r, s, c.place);
+	if (opens && begins_anew(r, &c, standing))
+		return conn_open(r, s, key, &o, &c);
+	if (c.state == LB_ENDED) {
+		nf_refuse(r, REFUSE_RST);
+		return nf_drop(r, NF_DROP_STATE);
+	}
+	if (standing != USABLE) {
+		if (is_over(r, &c, standing))
+			return conn_over(r, &c, standing, from_backend);
+		if (nf_pending(r))
+			return NF_WAIT;
+	}
+	return conn_packet(r, &c, closes ? &o.pool : NULL, from_backend);
+}
+
+/* An answer that is not of its client's connection to the service.  Its backend may have
+ * been another service's, in files that are no more; or it is late, of a connection that
+ * the client had before. */
+static enum nf_verdict
+former_answer(struct nf_run *r, const struct lb_service *s)
+{
+	struct lb_answer answer = { .service = NULL };
+
+	if (s->mode == LB_DNAT)
+		lb_former_owner(r, nf_flow(r), &answer);
+	if (nf_pending(r))
+		return NF_WAIT;
+	if (answer.service == NULL)
+		return nf_drop(r, NF_DROP_STATE);
+	lb_conn_touch(r, answer.service, &answer.key);
+	return connection(r, answer.service, &answer.key, &answer.conn, true);
+}
+
+/* --- answers ------------------------------------------------------------------ */
+
+/* Which of some virtual addresses it is that a backend has a connection of. */
+static void
+owner_of_shared(struct nf_run *r, const struct flow *answers,
+		const struct endpoint *address, unsigned int n, struct lb_answer *out)
+{
+	struct endpoint backend;
+
+	flow_source(answers, &backend);
+	for (unsigned int i = 0; i < n; i++) {
+		const struct lb_service *s;
+		struct lb_conn c;
+		struct flow key;
+
+		s = lb_service_at(nf_static(r), &address[i], answers->protocol);
+		if (s == NULL || s->mode != LB_DNAT)
+			continue;
+		lb_conn_key(answers, &address[i], &key);
+		if (!lb_conn_read(r, s, &key, NF_PEEK, &c) ||
+		    !lb_same_endpoint(&c.backend, &backend))
+			continue;
+		out->service = s;
+		out->key = key;
+		out->conn = c;
+		out->conn.key = &out->key;
+		out->is_read = true;
+	}
+}
+
+void
+lb_former_owner(struct nf_run *r, const struct flow *answers, struct lb_answer *out)
+{
+	struct endpoint origin[LB_MAX_SHARED], backend;
+	struct flow client;
+	unsigned int n;
+
+	out->service = NULL;
+	out->is_read = false;
+	flow_reverse(answers, &client);
+	flow_source(answers, &backend);
+	n = lb_origins(r, &backend, answers->protocol, lb_conn_partition(r, &client),
+		       origin);
+	owner_of_shared(r, answers, origin, n, out);
+}
+
+/* With full NAT answers go to an address of ours.  False: this one does not. */
+static bool
+owner_of_source(struct nf_run *r, const struct flow *answers, struct lb_answer *out)
+{
+	const struct lb *lb = nf_static(r);
+	const struct lb_service *s;
+	const struct lb_place *place;
+	struct endpoint e;
+
+	flow_destination(answers, &e);
+	e.port = 0;
+	place = lb_find(&lb->virtual, &e, 0);
+	if (place == NULL || !place->is_source)
+		return false;
+	out->is_ours = true;
+	if (!lb_conn_answered(r, answers, &out->key, &out->ended))
+		return true;
+	flow_destination(&out->key, &e);
+	s = lb_service_at(lb, &e, answers->protocol);
+	if (s != NULL && s->mode == LB_NAT)
+		out->service = s;
+	return true;
+}
+
+void
+lb_owner(struct nf_run *r, const struct flow *answers, struct lb_answer *out)
+{
+	const struct lb *lb = nf_static(r);
+	struct endpoint address[LB_MAX_SHARED], e;
+	const struct lb_place *place;
+
+	out->service = NULL;
+	out->is_ours = out->ended = out->is_read = false;
+	if ((lb->has_nat && owner_of_source(r, answers, out)) || !lb->translates)
+		return;
+	flow_source(answers, &e);
+	place = lb_find(&lb->backends, &e, answers->protocol);
+	for (unsigned int i = 0; place != NULL && i < place->n; i++)
+		address[i] = lb->service[place->service[i]].address;
+	if (place == NULL || place->n > 1) {
+		if (place != NULL)
+			owner_of_shared(r, answers, address, place->n, out);
+		if (!nf_pending(r) && out->service == NULL)
+			lb_former_owner(r, answers, out);
+		return;
+	}
+	out->service = &lb->service[place->service[0]];
+	lb_conn_key(answers, address, &out->key);
+}
+
+/* An answer of full NAT needs no other record than the one that led here, unless
+ * something becomes of the connection. */
+static bool
+is_plain(const struct nf_run *r, const struct lb_service *s, bool ended)
+{
+	struct endpoint backend;
+
+	if (ended || (nf_packet(r)->tcp_flags & (TCP_FIN | TCP_RST)))
+		return false;
+	flow_source(nf_flow(r), &backend);
+	return standing_of(r, s, lb_backend_at(s, &backend)) == USABLE;
+}
+
+static enum nf_verdict
+from_inside(struct nf_run *r)
+{
+	const struct lb_service *s;
+	struct lb_answer answer;
+	struct lb_conn c;
+
+	lb_owner(r, nf_flow(r), &answer);
+	if (nf_pending(r))
+		return NF_WAIT;
+	s = answer.service;
+	if (s == NULL)
+		return answer.is_ours ? nf_drop(r, NF_DROP_STATE) : NF_SEND;
+	c = (struct lb_conn){ .key = &answer.key, .service = s,
+			      .is_full = s->mode == LB_NAT };
+	if (s->by_datagram)
+		return lb_send(r, &c, true);
+	if (c.is_full && is_plain(r, s, answer.ended)) {
+		lb_conn_touch(r, s, &answer.key);
+		return lb_send(r, &c, true);
+	}
+	if (answer.is_read)
+		lb_conn_touch(r, s, &answer.key);
+	return connection(r, s, &answer.key, answer.is_read ? &answer.conn : NULL, true);
+}
+
+/* --- packets ------------------------------------------------------------------ */
+
+/* A virtual endpoint, but of the other protocol. */
+static bool
+is_half_served(const struct nf_run *r, const struct endpoint *to)
+{
+	uint8_t other = nf_is_tcp(r) ? PROTO_UDP : PROTO_TCP;
+
+	return lb_service_at(nf_static(r), to, other) != NULL;
+}
+
+static enum nf_verdict
+from_outside(struct nf_run *r)
+{
+	const struct flow *f = nf_flow(r);
+	const struct lb_service *s;
+	struct endpoint to;
+	struct lb_conn c;
+
+	flow_destination(f, &to);
+	s = lb_service_at(nf_static(r), &to, f->protocol);
+	if (s == NULL)
+		return is_half_served(r, &to) ? nf_drop(r, NF_DROP_BACKEND) : NF_SEND;
+	if (!s->by_datagram)
+		return connection(r, s, f, NULL, false);
+	c = (struct lb_conn){ .key = f, .service = s };
+	return lb_datagram_place(r, &c) ? lb_send(r, &c, false) : no_backend(r, s);
 }
 
 static enum nf_verdict
 lb_packet(struct nf_run *r)
 {
-	const struct lb *lb = nf_static(r);
-	struct endpoint from, to;
-	struct flow key;
+	uint8_t protocol = nf_flow(r)->protocol;
 
-	flow_destination(nf_flow(r), &to);
-	if (nf_side(r) == NF_OUTSIDE && same_endpoint(&to, &lb->address)) {
-		if (!nf_is_tcp(r))
-			return nf_drop(r, NF_DROP_BACKEND);
-		return lb_connection(r, nf_flow(r), false);
-	}
-	flow_source(nf_flow(r), &from);
-	if (nf_side(r) == NF_OUTSIDE || !nf_is_tcp(r) || !is_backend(lb, &from))
-		return NF_SEND;
-	client_key(nf_flow(r), &lb->address, &key);
-	return lb_connection(r, &key, true);
+	if (protocol != PROTO_TCP && protocol != PROTO_UDP)
+		return protocol == PROTO_ICMP || protocol == PROTO_ICMP6 ? lb_icmp(r)
+									 : NF_SEND;
+	return nf_side(r) == NF_OUTSIDE ? from_outside(r) : from_inside(r);
 }
+
+static const struct nf_event lb_events[] = { LB_HEALTH_EVENTS, { 0 } };
 
 const struct nf nf_lb = {
 	.name = "lb",
-	.options = lb_fields,
-	.options_bytes = sizeof(struct lb_options),
+	.options = lb_options_fields,
+	.options_bytes = LB_OPTIONS_BYTES,
 	.init = lb_init,
-	.fini = free,
+	.fini = lb_fini,
 	.packet = lb_packet,
-	.passes_non_ip = true,
+	.non_ip = lb_non_ip,
+	.note = lb_health_note,
+	.note_ms = LB_HEALTH_NOTE_MS,
+	.work = lb_health_work,
+	.done = lb_health_done,
+	.events = lb_events,
+	.needs_ports = true,
 };

@@ -17,7 +17,7 @@
 
 enum {
 	MAX_HELD = 64,				/* Segments, of one direction. */
-	MAX_RELEASED = NF_MAX_WRITES - 2,	/* Each is deleted; two are left. */
+	MAX_RELEASED = 10,			/* By one run: each is read, and deleted. */
 	MAX_SEGMENT_BYTES = NF_MAX_VALUE_BYTES,
 	FAR_AHEAD = 1 << 30,			/* The largest window (RFC 7323, 2.2). */
 	HELD_MS = 30 * 1000,
@@ -383,5 +383,6 @@ const struct nf nf_reassembly = {
 	.init = reassembly_init,
 	.fini = free,
 	.packet = reassembly_packet,
+	.alone = true,
 	.passes_non_ip = true,
 };

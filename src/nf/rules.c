@@ -16,11 +16,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "net/address.h"
 
 enum {
 	PROTOCOL_ANY = 256,
 	RULES_MAX_BYTES = 512 << 20,		/* Of one dimension's rows. */
+	RULE_MAX_IDLE_S = 30 * 86400,
 };
 
 enum dimension_id {
@@ -51,7 +53,9 @@ struct dimension {
 
 struct rules {
 	unsigned int n, n_words;		/* n_words: of a row. */
+	uint32_t id;
 	uint8_t *action;			/* enum rule_action, by rule. */
+	uint32_t *idle_ms;			/* By rule. */
 	struct dimension dimension[N_DIMENSIONS];
 };
 
@@ -72,6 +76,7 @@ protocol_parse(const char *text, void *out)
 		{ "tcp", PROTO_TCP },
 		{ "udp", PROTO_UDP },
 		{ "icmp", PROTO_ICMP },
+		{ "sctp", RULE_SCTP },
 		{ "any", PROTOCOL_ANY },
 	};
 	uint16_t *protocol = out;
@@ -95,14 +100,16 @@ protocol_parse(const char *text, void *out)
 
 const struct config_field rule_fields[] = {
 	{ "action", CONFIG_ENUM, offsetof(struct rule, action), .required = true,
-	  .words = (const char *const[]){ "allow", "deny", NULL },
-	  .help = "what to do with a connection that matches" },
+	  .words = (const char *const[]){ "allow", "deny", "reject", NULL },
+	  .help = "what to do with a connection that matches; reject: deny, and tell its "
+		  "sender" },
 	{ "direction", CONFIG_ENUM, offsetof(struct rule, direction),
 	  .words = (const char *const[]){ "both", "out", "in", NULL },
 	  .help = "out: opened from inside; in: opened from outside (default: both)" },
 	{ "protocol", CONFIG_LIST, offsetof(struct rule, protocols),
 	  .item_bytes = sizeof(uint16_t), .parse = protocol_parse,
-	  .help = "tcp, udp, icmp (with ICMPv6), any or a number, or a list of them" },
+	  .help = "tcp, udp, sctp, icmp (with ICMPv6), any or a number, or a list of "
+		  "them" },
 	{ "source", CONFIG_LIST, offsetof(struct rule, sources),
 	  .item_bytes = sizeof(struct prefix), .parse = prefix_parse,
 	  .help = PREFIX_HELP },
@@ -115,6 +122,10 @@ const struct config_field rule_fields[] = {
 	{ "destination_ports", CONFIG_LIST, offsetof(struct rule, destination_ports),
 	  .item_bytes = sizeof(struct port_range), .parse = port_range_parse,
 	  .help = PORTS_HELP },
+	{ "idle", CONFIG_DURATION, offsetof(struct rule, idle_ms), .min = 1000,
+	  .max = RULE_MAX_IDLE_S * 1000ULL,
+	  .help = "how long its connections are remembered once they are established "
+		  "(default: by 'timeouts')" },
 	{ 0 }
 };
 
@@ -350,12 +361,41 @@ rule_check(const struct rule *rule)
 	if (rule->source_ports.n == 0 && rule->destination_ports.n == 0)
 		return 0;
 	for (unsigned int i = 0; i < rule->protocols.n; i++)
-		n_with_ports += protocol[i] == PROTO_TCP || protocol[i] == PROTO_UDP;
+		n_with_ports += protocol[i] == PROTO_TCP || protocol[i] == PROTO_UDP ||
+				protocol[i] == RULE_SCTP;
 	if (n_with_ports > 0 && n_with_ports == rule->protocols.n)
 		return 0;
-	config_error(rule, "a rule with ports needs 'protocol: tcp', 'protocol: udp' or "
-			   "'protocol: [tcp, udp]'");
+	config_error(rule, "a rule with ports needs 'protocol: tcp', 'protocol: udp', "
+			   "'protocol: sctp' or a list of these");
 	return -EINVAL;
+}
+
+static uint64_t
+list_hash(const struct config_list *list, unsigned int item_bytes, uint64_t hash)
+{
+	return hash_bytes(list->items, list->n * item_bytes, hash + list->n);
+}
+
+/* Of what they say: the same in every instance that has the same rules. */
+static uint32_t
+content_id(const struct config_list *list)
+{
+	const struct rule *rule = list->items;
+	uint64_t hash = list->n;
+
+	for (unsigned int i = 0; i < list->n; i++) {
+		uint64_t words[2] = { (uint64_t)rule[i].action << 8 |
+				      (uint64_t)rule[i].direction, rule[i].idle_ms };
+
+		hash = hash_bytes(words, sizeof(words), hash);
+		hash = list_hash(&rule[i].protocols, sizeof(uint16_t), hash);
+		hash = list_hash(&rule[i].sources, sizeof(struct prefix), hash);
+		hash = list_hash(&rule[i].destinations, sizeof(struct prefix), hash);
+		hash = list_hash(&rule[i].source_ports, sizeof(struct port_range), hash);
+		hash = list_hash(&rule[i].destination_ports, sizeof(struct port_range),
+				 hash);
+	}
+	return (uint32_t)(hash ^ hash >> 32);
 }
 
 int
@@ -373,8 +413,11 @@ rules_new(const struct config_list *list, struct rules **out)
 		return -ENOMEM;
 	rules->n = list->n;
 	rules->n_words = (list->n + 63) / 64;
+	rules->id = content_id(list);
 	rules->action = malloc(list->n + 1);
-	err = rules->action != NULL ? rules_build(rules, list) : -ENOMEM;
+	rules->idle_ms = calloc(list->n + 1, sizeof(*rules->idle_ms));
+	err = rules->action != NULL && rules->idle_ms != NULL ? rules_build(rules, list)
+							      : -ENOMEM;
 	if (err == -E2BIG) {
 		config_error(list, "the rules name too many different values, want fewer "
 				   "rules or fewer prefixes and ports in them");
@@ -384,8 +427,10 @@ rules_new(const struct config_list *list, struct rules **out)
 		rules_free(rules);
 		return err;
 	}
-	for (unsigned int i = 0; i < list->n; i++)
+	for (unsigned int i = 0; i < list->n; i++) {
 		rules->action[i] = (uint8_t)rule[i].action;
+		rules->idle_ms[i] = (uint32_t)rule[i].idle_ms;
+	}
 	*out = rules;
 	return 0;
 }
@@ -400,7 +445,22 @@ rules_free(struct rules *rules)
 		free(rules->dimension[id].rows);
 	}
 	free(rules->action);
+	free(rules->idle_ms);
 	free(rules);
+}
+
+uint32_t
+rules_id(const struct rules *rules)
+{
+	return rules->id;
+}
+
+uint32_t
+rules_idle_ms(const struct rules *rules, uint32_t rule_number)
+{
+	return rule_number == 0 || rule_number > rules->n
+		       ? 0
+		       : rules->idle_ms[rule_number - 1];
 }
 
 /* --- match -------------------------------------------------------------------- */

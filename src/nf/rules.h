@@ -14,11 +14,13 @@
 
 enum {
 	RULES_MAX = 10000,
+	RULE_SCTP = 132,			/* The protocol. */
 };
 
 enum rule_action {
 	RULE_ALLOW,
 	RULE_DENY,
+	RULE_REJECT,
 	RULE_NONE,				/* No rule matches. */
 };
 
@@ -36,6 +38,7 @@ struct rule {
 	struct config_list destinations;
 	struct config_list source_ports;	/* struct port_range */
 	struct config_list destination_ports;
+	uint64_t idle_ms;			/* 0: not given. */
 };
 
 extern const struct config_field rule_fields[];
@@ -51,5 +54,10 @@ void rules_free(struct rules *rules);		/* NULL is ignored. */
  * rule's, counted from 1, or 0. */
 enum rule_action rules_match(const struct rules *rules, enum rule_direction direction,
 			     const struct flow *f, uint32_t *number);
+
+/* Of their content: other rules have another one, or very likely so. */
+uint32_t rules_id(const struct rules *rules);
+/* The 'idle' of a rule; 0: not given, or there is no such rule. */
+uint32_t rules_idle_ms(const struct rules *rules, uint32_t number);
 
 #endif

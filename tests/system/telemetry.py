@@ -34,5 +34,7 @@ def of_process(process):
 
 
 def settled(stats):
-    """Packets that are through, one way or another."""
-    return stats["sent"] + stats["kept"] + sum(stats["dropped"].values())
+    """Packets that are through, one way or another.  What was kept and comes again, counts
+    when it does."""
+    return (stats["sent"] + stats["kept"] + sum(stats["dropped"].values()) -
+            stats.get("injected", 0))

@@ -1,0 +1,567 @@
+/*
+ * lb_options.c - the load balancer's section of the file, and the state that is made of
+ * it.
+ *
+ * A section without 'services' is itself a service.  What packets are looked up in is
+ * made here: two hashes of endpoints, which hold few, and in which nothing is ever far
+ * from where it belongs.
+ */
+#include "nf/lb.h"
+
+#include "base/hash.h"
+
+struct backend_options {
+	struct endpoint address;		/* First: it may stand alone. */
+	uint16_t weight;			/* One more; 0: not given. */
+	uint8_t mac[MAC_BYTES];			/* Zeros: not given. */
+};
+
+struct service_options {
+	struct endpoint address;		/* Version 0: not given. */
+	int protocol, scheduler, mode, no_backend, hash;
+	int down;				/* enum lb_down */
+	char *name;
+	struct config_list backends;		/* struct backend_options */
+	struct config_list sources;		/* struct endpoint */
+	/* 0: not given. */
+	uint64_t persistence_ms, idle_ms, opening_ms, closed_ms, drain_ms;
+	struct lb_check check;
+};
+
+struct lb_options {
+	struct service_options alone;		/* First: the section itself. */
+	struct config_list services;		/* struct service_options */
+	struct config_list tunnel_sources;	/* struct endpoint */
+	uint8_t mac[MAC_BYTES], router_mac[MAC_BYTES];
+	int ping;				/* Odd: no. */
+};
+
+static_assert(sizeof(struct lb_options) <= LB_OPTIONS_BYTES, "what lb.c says they are");
+
+static const uint8_t no_mac[MAC_BYTES];
+
+/* --- the section -------------------------------------------------------------- */
+
+static int
+weight_parse(const char *text, void *out)
+{
+	char *end;
+	unsigned long n = strtoul(text, &end, 10);
+
+	if (text[0] < '0' || text[0] > '9' || *end != '\0' || n > LB_MAX_WEIGHT)
+		return -EINVAL;
+	*(uint16_t *)out = (uint16_t)(n + 1);
+	return 0;
+}
+
+static int
+down_parse(const char *text, void *out)
+{
+	static const char *const words[] = {
+		[LB_DOWN_KEEP] = "keep",
+		[LB_DOWN_RESET] = "reset",
+		[LB_DOWN_MOVE] = "move",
+	};
+
+	for (int i = LB_DOWN_KEEP; i <= LB_DOWN_MOVE; i++) {
+		if (strcmp(text, words[i]) == 0) {
+			*(int *)out = i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+static const struct config_field backend_fields[] = {
+	{ "address", CONFIG_SCALAR, offsetof(struct backend_options, address),
+	  .required = true, .parse = endpoint_parse, .help = "ADDRESS:PORT" },
+	{ "weight", CONFIG_SCALAR, offsetof(struct backend_options, weight),
+	  .parse = weight_parse,
+	  .help = "its share, 1 to 100 (default: 1), or 0: no new connections" },
+	{ "mac", CONFIG_SCALAR, offsetof(struct backend_options, mac), .parse = mac_parse,
+	  .help = "the destination of frames to it, as 02:00:5e:10:00:01" },
+	{ 0 }
+};
+
+#define DURATION(key, member, help_text)                                         \
+	{ key, CONFIG_DURATION, offsetof(struct service_options, member),        \
+	  .min = 1000, .max = 30ULL * 86400 * 1000, .help = help_text }
+
+#define SERVICE_FIELDS                                                           \
+	{ "name", CONFIG_STRING, offsetof(struct service_options, name),         \
+	  .help = "for people" },                                                \
+	{ "address", CONFIG_SCALAR, offsetof(struct service_options, address),   \
+	  .parse = endpoint_parse,                                               \
+	  .help = "the virtual address that clients know, ADDRESS:PORT" },       \
+	{ "protocol", CONFIG_ENUM, offsetof(struct service_options, protocol),   \
+	  .words = (const char *const[]){ "tcp", "udp", NULL },                  \
+	  .help = "default: tcp" },                                              \
+	{ "scheduler", CONFIG_ENUM, offsetof(struct service_options, scheduler), \
+	  .words = (const char *const[]){ "least_connections", "round_robin",    \
+					  "maglev", "source", NULL },            \
+	  .help = "default: least_connections" },                                \
+	{ "mode", CONFIG_ENUM, offsetof(struct service_options, mode),           \
+	  .words = (const char *const[]){ "dnat", "nat", "dsr_mac", "dsr_ipip",  \
+					  "dsr_gue", NULL },                     \
+	  .help = "default: dnat" },                                             \
+	{ "backends", CONFIG_LIST, offsetof(struct service_options, backends),   \
+	  .min = 1, .max = LB_MAX_BACKENDS,                                      \
+	  .item_bytes = sizeof(struct backend_options),                          \
+	  .fields = backend_fields, .parse = endpoint_parse,                     \
+	  .help = "ADDRESS:PORT, of the same IP version as 'address'" },         \
+	{ "sources", CONFIG_LIST, offsetof(struct service_options, sources),     \
+	  .max = LB_MAX_SOURCES, .item_bytes = sizeof(struct endpoint),          \
+	  .parse = address_parse,                                                \
+	  .help = "the addresses that backends see, of mode nat" },              \
+	{ "no_backend", CONFIG_ENUM,                                             \
+	  offsetof(struct service_options, no_backend),                          \
+	  .words = (const char *const[]){ "reset", "drop", "panic", NULL },      \
+	  .help = "when all are down (default: reset)" },                        \
+	{ "backend_down", CONFIG_SCALAR, offsetof(struct service_options, down), \
+	  .parse = down_parse,                                                   \
+	  .help = "keep, reset or (UDP) move its connections" },                 \
+	{ "hash", CONFIG_ENUM, offsetof(struct service_options, hash),           \
+	  .words = (const char *const[]){ "connection", "datagram", NULL },      \
+	  .help = "what of UDP is balanced (default: connection)" },             \
+	DURATION("persistence", persistence_ms,                                  \
+		 "how long a client returns to its backend (default: not)"),     \
+	DURATION("idle", idle_ms,                                                \
+		 "of a silent connection (default: tcp 7440s, udp 300s)"),       \
+	DURATION("opening", opening_ms,                                          \
+		 "the same while there are only SYNs (default: 10s)"),           \
+	DURATION("closed", closed_ms,                                            \
+		 "the same after a FIN or RST (default: 240s)"),                 \
+	{ "drain", CONFIG_DURATION, offsetof(struct service_options, drain_ms),  \
+	  .max = 30ULL * 86400 * 1000,                                           \
+	  .help = "what connections of a backend without weight have (default: " \
+		  "0, for ever)" },                                              \
+	{ "check", CONFIG_MAP, offsetof(struct service_options, check),          \
+	  .fields = lb_check_fields, .help = "how it is told which are up" }
+
+static const struct config_field service_fields[] = { SERVICE_FIELDS, { 0 } };
+
+const struct config_field lb_options_fields[] = {
+	SERVICE_FIELDS,
+	{ "services", CONFIG_LIST, offsetof(struct lb_options, services), .min = 1,
+	  .max = LB_MAX_SERVICES, .item_bytes = sizeof(struct service_options),
+	  .fields = service_fields, .help = "each with an 'address' and 'backends'" },
+	{ "tunnel_source", CONFIG_LIST, offsetof(struct lb_options, tunnel_sources),
+	  .max = 2, .item_bytes = sizeof(struct endpoint), .parse = address_parse,
+	  .help = "the outer source of dsr_ipip and dsr_gue, of each IP version" },
+	{ "mac", CONFIG_SCALAR, offsetof(struct lb_options, mac), .parse = mac_parse,
+	  .help = "the virtual MAC address that ARP and ND give for virtual addresses" },
+	{ "router_mac", CONFIG_SCALAR, offsetof(struct lb_options, router_mac),
+	  .parse = mac_parse, .help = "the destination of frames to clients" },
+	/* So that "yes" is what it is if not given. */
+	{ "ping", CONFIG_ENUM, offsetof(struct lb_options, ping),
+	  .words = (const char *const[]){ "yes", "no", "true", "false", "on", "off",
+					  NULL },
+	  .help = "whether virtual addresses answer echo requests (default: yes)" },
+	{ 0 }
+};
+
+/* --- what endpoints are ------------------------------------------------------- */
+
+/* One multiplication: every packet is looked up.  Strangers do not choose what is in the
+ * index, so they cannot make it slow. */
+static inline uint32_t
+place_hash(const struct endpoint *name)
+{
+	uint64_t low, high;
+	uint32_t port;
+
+	memcpy(&low, name->ip6, sizeof(low));
+	memcpy(&high, name->ip6 + sizeof(low), sizeof(high));
+	memcpy(&port, &name->port, sizeof(port));
+	return (uint32_t)hash_fold(low ^ (uint64_t)port << 32 ^ port,
+				   high ^ 0x9e3779b97f4a7c15u);
+}
+
+/* The one of that name, or a free one. */
+static struct lb_place *
+place_of(const struct lb_index *index, const struct endpoint *e, uint8_t protocol)
+{
+	struct endpoint name = *e;
+	uint32_t i;
+
+	name.zero = protocol;
+	i = place_hash(&name) & index->mask;
+	while (index->place[i].n > 0 && !lb_same_endpoint(&index->place[i].name, &name))
+		i = (i + 1) & index->mask;
+	return &index->place[i];
+}
+
+const struct lb_place *
+lb_find(const struct lb_index *index, const struct endpoint *e, uint8_t protocol)
+{
+	const struct lb_place *place = place_of(index, e, protocol);
+
+	return place->n > 0 ? place : NULL;
+}
+
+const struct lb_service *
+lb_service_at(const struct lb *lb, const struct endpoint *address, uint8_t protocol)
+{
+	const struct lb_place *place = lb_find(&lb->virtual, address, protocol);
+
+	return place != NULL ? &lb->service[place->service[0]] : NULL;
+}
+
+/* Where the backend's place stands, or would: 0 there if it has none. */
+static unsigned int
+backend_slot(const struct lb_service *s, const struct endpoint *backend)
+{
+	unsigned int i = place_hash(backend) % LB_PLACES;
+
+	while (s->place[i] != 0 &&
+	       !lb_same_endpoint(&s->backend[s->place[i] - 1].endpoint, backend))
+		i = (i + 1) % LB_PLACES;
+	return i;
+}
+
+int
+lb_backend_at(const struct lb_service *s, const struct endpoint *backend)
+{
+	return s->place[backend_slot(s, backend)] - 1;	/* LB_NONE */
+}
+
+static int
+index_init(struct lb_index *index, unsigned int n)
+{
+	unsigned int size = 8;
+
+	while (size < 4 * n)
+		size *= 2;
+	index->mask = size - 1;
+	index->place = calloc(size, sizeof(*index->place));
+	return index->place != NULL ? 0 : -ENOMEM;
+}
+
+static struct lb_place *
+place_make(struct lb_index *index, const struct endpoint *e, uint8_t protocol)
+{
+	struct lb_place *place = place_of(index, e, protocol);
+
+	place->name = *e;
+	place->name.zero = protocol;
+	return place;
+}
+
+/* An address alone. */
+static struct lb_place *
+address_make(struct lb_index *index, const struct endpoint *e)
+{
+	struct endpoint address = *e;
+
+	address.port = 0;
+
+	struct lb_place *place = place_make(index, &address, 0);
+
+	place->n = 1;
+	return place;
+}
+
+/* False: there are too many. */
+static bool
+add_sibling(struct lb_service *s, uint8_t sibling)
+{
+	unsigned int n = 0;
+
+	while (n < s->n_siblings && s->sibling[n] != sibling)
+		n++;
+	if (n == LB_MAX_SIBLINGS)
+		return false;
+	s->sibling[n] = sibling;
+	if (n == s->n_siblings)
+		s->n_siblings++;
+	return true;
+}
+
+/* 'where' is the backend's options: whose line an error names. */
+static int
+index_backend(struct lb *lb, struct lb_service *s, unsigned int i, const void *where)
+{
+	struct lb_place *place = place_make(&lb->backends, &s->backend[i].endpoint,
+					    s->protocol);
+
+	if (place->n == LB_MAX_SHARED) {
+		config_error(where, "a backend of more than %d services", LB_MAX_SHARED);
+		return -EINVAL;
+	}
+	for (unsigned int k = 0; k < place->n; k++) {
+		struct lb_service *other = &lb->service[place->service[k]];
+
+		if (s->by_datagram || other->by_datagram) {
+			config_error(where, "a backend of several services, want another "
+					    "one with 'hash: datagram'");
+			return -EINVAL;
+		}
+		if (!add_sibling(s, other->number) || !add_sibling(other, s->number)) {
+			config_error(where, "a service that shares backends with more "
+					    "than %d others", LB_MAX_SIBLINGS);
+			return -EINVAL;
+		}
+	}
+	place->service[place->n] = s->number;
+	place->backend[place->n++] = (uint8_t)i;
+	return 0;
+}
+
+/* --- services ----------------------------------------------------------------- */
+
+static int
+refuse_service(const struct service_options *o, const char *why)
+{
+	config_error(o, "%s", why);
+	return -EINVAL;
+}
+
+static int
+check_service(const struct lb_options *options, const struct service_options *o)
+{
+	bool tunnels = o->mode == LB_DSR_IPIP || o->mode == LB_DSR_GUE, found = false;
+	const struct endpoint *source = options->tunnel_sources.items;
+
+	if (o->address.version == 0)
+		return refuse_service(o, "missing key 'address' (the virtual address "
+					 "that clients know, ADDRESS:PORT)");
+	if (o->backends.n == 0)
+		return refuse_service(o, "missing key 'backends' (a list of "
+					 "ADDRESS:PORT)");
+	for (unsigned int i = 0; i < options->tunnel_sources.n; i++)
+		found |= source[i].version == o->address.version;
+	if (tunnels && !found)
+		return refuse_service(o, "a tunnel without 'tunnel_source', want an "
+					 "address of the same IP version");
+	if (o->mode == LB_NAT && o->sources.n == 0)
+		return refuse_service(o, "'mode: nat' without 'sources', want the "
+					 "addresses that backends see");
+	if (o->mode != LB_NAT && o->sources.n > 0)
+		return refuse_service(o, "'sources' are of 'mode: nat'");
+	if (o->hash != 0 && (o->protocol == 0 || o->mode == LB_NAT))
+		return refuse_service(o, "'hash: datagram' is of UDP, and not of "
+					 "'mode: nat'");
+	if (o->hash != 0 && o->persistence_ms != 0)
+		return refuse_service(o, "'persistence' is not of 'hash: datagram'");
+	if (o->down == LB_DOWN_MOVE && o->protocol == 0)
+		return refuse_service(o, "a TCP connection cannot be moved, want "
+					 "'backend_down: reset' or 'keep'");
+	return 0;
+}
+
+static int
+check_backend(const struct lb_service *s, const struct backend_options *b)
+{
+	if (b->address.version != s->address.version) {
+		config_error(b, "a backend of another IP version than 'address', want "
+				"the same");
+		return -EINVAL;
+	}
+	if (s->mode >= LB_DSR_MAC && b->address.port != s->address.port) {
+		config_error(b, "another port than that of 'address', which no mode of "
+				"direct return rewrites");
+		return -EINVAL;
+	}
+	if (s->mode == LB_DSR_MAC && memcmp(b->mac, no_mac, MAC_BYTES) == 0) {
+		config_error(b, "a backend without 'mac', want it with 'mode: dsr_mac'");
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int
+add_backends(struct lb *lb, struct lb_service *s, const struct service_options *o,
+	     const struct lb_check *check)
+{
+	const struct backend_options *b = o->backends.items;
+
+	for (unsigned int i = 0; i < o->backends.n; i++, b++) {
+		struct lb_backend *to = &s->backend[s->n_backends++];
+		int err = check_backend(s, b);
+		unsigned int at;
+
+		if (err != 0)
+			return err;
+		to->endpoint = b->address;
+		to->weight = b->weight != 0 ? b->weight - 1 : 1;
+		to->has_mac = memcmp(b->mac, no_mac, MAC_BYTES) != 0;
+		memcpy(to->mac, b->mac, MAC_BYTES);
+		s->weighted |= (uint64_t)(to->weight > 0) << i;
+		at = backend_slot(s, &to->endpoint);
+		if (s->place[at] != 0) {
+			config_error(b, "a backend that stands twice in its service");
+			return -EINVAL;
+		}
+		s->place[at] = (uint8_t)(i + 1);
+		if (s->mode == LB_DNAT)
+			err = index_backend(lb, s, i, b);
+		if (err == 0)
+			err = lb_health_add(lb->health, s->number, i, &to->endpoint,
+					    check);
+		if (err != 0)
+			return err;
+	}
+	return 0;
+}
+
+static int
+add_sources(struct lb *lb, struct lb_service *s, const struct service_options *o)
+{
+	const struct endpoint *source = o->sources.items;
+
+	for (unsigned int i = 0; i < o->sources.n; i++) {
+		if (source[i].version != s->address.version) {
+			config_error(&source[i], "a source of another IP version than "
+						 "'address', want the same");
+			return -EINVAL;
+		}
+		s->source[s->n_sources++] = source[i];
+		address_make(&lb->virtual, &source[i])->is_source = 1;
+		lb->has_nat = true;
+	}
+	return 0;
+}
+
+/* What its scheduler goes by. */
+static int
+add_schedule(struct lb_service *s)
+{
+	if (s->scheduler == LB_ROUND_ROBIN) {
+		s->turns = malloc(LB_MAX_BACKENDS * LB_MAX_WEIGHT);
+		if (s->turns == NULL)
+			return -ENOMEM;
+		s->n_turns = lb_turns_make(s->turns, s->backend, s->n_backends);
+	}
+	if ((s->scheduler >= LB_BY_CONNECTION || s->by_datagram) && s->weighted != 0) {
+		s->maglev = malloc(LB_MAGLEV);
+		if (s->maglev == NULL)
+			return -ENOMEM;
+		lb_maglev_make(s->maglev, s->backend, s->n_backends);
+	}
+	return 0;
+}
+
+static uint32_t
+given_or(uint64_t ms, uint32_t default_s)
+{
+	return ms != 0 ? (uint32_t)ms : default_s * 1000;
+}
+
+static void
+set_service(struct lb_service *s, const struct service_options *o)
+{
+	bool tcp = o->protocol == 0;
+
+	s->address = o->address;
+	s->protocol = tcp ? PROTO_TCP : PROTO_UDP;
+	s->mode = (uint8_t)o->mode;
+	s->scheduler = (uint8_t)o->scheduler;
+	s->no_backend = (uint8_t)o->no_backend;
+	s->down = (uint8_t)o->down;
+	if (s->down == LB_DOWN_UNSAID)
+		s->down = tcp ? LB_DOWN_RESET : LB_DOWN_MOVE;
+	s->by_datagram = o->hash != 0;
+	s->idle_ms = given_or(o->idle_ms, tcp ? 7440 : 300);	/* RFC 5382, RFC 4787 */
+	s->opening_ms = given_or(o->opening_ms, 10);
+	s->closed_ms = given_or(o->closed_ms, 240);
+	s->drain_ms = (uint32_t)o->drain_ms;
+	s->persistence_ms = (uint32_t)o->persistence_ms;
+}
+
+static int
+add_service(struct lb *lb, const struct lb_options *options,
+	    const struct service_options *o)
+{
+	struct lb_service *s = &lb->service[lb->n_services];
+	struct lb_check check = o->check;
+	struct lb_place *place;
+	int err = check_service(options, o);
+
+	if (err == 0)
+		err = lb_check_init(&check);
+	if (err != 0)
+		return err;
+	s->number = (uint8_t)lb->n_services++;
+	set_service(s, o);
+	lb->translates |= s->mode == LB_DNAT;
+	place = place_make(&lb->virtual, &s->address, s->protocol);
+	if (place->n > 0)
+		return refuse_service(o, "two services at one address, want another");
+	place->n = 1;
+	place->service[0] = s->number;
+	address_make(&lb->virtual, &s->address)->is_virtual = 1;
+	err = add_sources(lb, s, o);
+	if (err == 0)
+		err = add_backends(lb, s, o, &check);
+	return err != 0 ? err : add_schedule(s);
+}
+
+static int
+add_services(struct lb *lb, const struct lb_options *options)
+{
+	static const struct service_options none;	/* Padding and all. */
+	const struct service_options *o = options->services.items;
+	unsigned int n = options->services.n, n_virtual = 0, n_backends = 0;
+	int err;
+
+	if (n > 0 && memcmp(&options->alone, &none, sizeof(none)) != 0)
+		return refuse_service(&options->alone, "both 'services' and keys of a "
+				      "service beside it, want one of them");
+	if (n == 0) {
+		o = &options->alone;
+		n = 1;
+	}
+	for (unsigned int i = 0; i < n; i++) {
+		n_virtual += 2 + o[i].sources.n;
+		n_backends += o[i].backends.n;
+	}
+	err = index_init(&lb->virtual, n_virtual);
+	if (err == 0)
+		err = index_init(&lb->backends, n_backends);
+	for (unsigned int i = 0; i < n && err == 0; i++)
+		err = add_service(lb, options, &o[i]);
+	return err;
+}
+
+int
+lb_init(const void *from, void **state)
+{
+	const struct lb_options *options = from;
+	const struct endpoint *source = options->tunnel_sources.items;
+	struct lb *lb = calloc(1, sizeof(*lb));
+	int err;
+
+	if (lb == NULL)
+		return -ENOMEM;
+	lb->ping = options->ping % 2 == 0;
+	lb->has_mac = memcmp(options->mac, no_mac, MAC_BYTES) != 0;
+	lb->has_router_mac = memcmp(options->router_mac, no_mac, MAC_BYTES) != 0;
+	memcpy(lb->mac, options->mac, MAC_BYTES);
+	memcpy(lb->router_mac, options->router_mac, MAC_BYTES);
+	for (unsigned int i = 0; i < options->tunnel_sources.n; i++)
+		lb->tunnel_source[source[i].version == 6] = source[i];
+	err = lb_health_new(&lb->health);
+	if (err == 0)
+		err = add_services(lb, options);
+	if (err != 0) {
+		lb_fini(lb);
+		return err;
+	}
+	*state = lb;
+	return 0;
+}
+
+void
+lb_fini(void *state)
+{
+	struct lb *lb = state;
+
+	for (unsigned int i = 0; i < lb->n_services; i++) {
+		free(lb->service[i].turns);
+		free(lb->service[i].maglev);
+	}
+	free(lb->virtual.place);
+	free(lb->backends.place);
+	lb_health_free(lb->health);
+	free(lb);
+}
