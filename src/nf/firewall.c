@@ -370,6 +370,14 @@ firewall_note(struct nf_run *r, void *note)
 		firewall_cookie_note(r, note);
 }
 
+static const void *
+emits_by(const void *from)
+{
+	const struct firewall_options *options = from;
+
+	return options->syn_proxy != PROXY_OFF ? &options->syn_proxy : NULL;
+}
+
 const struct nf nf_firewall = {
 	.name = "firewall",
 	.options = firewall_fields,
@@ -382,5 +390,6 @@ const struct nf nf_firewall = {
 	.passes_non_ip = true,
 	.needs_ports = true,
 	.keeps_flow = true,
+	.emits_by = emits_by,
 	.may_pass_unseen = true,
 };

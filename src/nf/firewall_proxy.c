@@ -238,6 +238,7 @@ establish(struct nf_run *r, struct view *v, const struct tcp_segment *s)
 
 	next.shift = server->end - s->end;
 	tcp_track_join(&next.track, nf_side(r), s, (uint16_t)client->limit);
+	firewall_renew(r, v->key, &next);
 	verdict = firewall_save(r, v, &next);
 	if (verdict != NF_SEND)
 		return verdict;

@@ -26,9 +26,10 @@ unknown_segment(struct nf_run *r, struct view *v, const struct tcp_segment *s)
 
 	if (firewall_proxy_accepts(r, v, s))
 		return firewall_proxy_open(r, v, s);
-	if (v->fw->loose && tcp_track_pick_up(&first.track, nf_side(r), s))
-		return firewall_open(r, v, &first);
-	return nf_drop(r, NF_DROP_STATE);
+	if (!v->fw->loose || !tcp_track_pick_up(&first.track, nf_side(r), s))
+		return nf_drop(r, NF_DROP_STATE);
+	firewall_renew(r, v->key, &first);
+	return firewall_open(r, v, &first);
 }
 
 /* What comes may belong to the next one, whose SYN was answered by the proxy. */

@@ -258,6 +258,9 @@ struct nf {
 	/* It cannot be part of a chain: the packets that it holds back, and emits later,
 	 * would not go through the others. */
 	bool alone;
+	/* The option by which it emits packets that a function behind it would have to
+	 * rewrite; NULL: none does. */
+	const void *(*emits_by)(const void *options);
 	/* 'on_store_loss' may be 'pass' or 'established': a packet that passes as it came
 	 * does no harm that the operator cannot judge. */
 	bool may_pass_unseen;

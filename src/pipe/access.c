@@ -166,16 +166,17 @@ fetched(struct nf_run *r, const struct nf_table *t, const void *key,
 
 /* Puts a value in the open frame. */
 static inline void
-ask(struct run_context *c, struct run_value *v, const void *key, uint32_t n_members)
+ask(struct run_context *c, struct run_value *v, const void *key, uint8_t key_bytes,
+    uint32_t n_members)
 {
 	struct frame *f = &c->part[v->part].request;
 
-	if (likely(v->how != RUN_PICK && v->key_bytes == FLOW4_BYTES))
+	if (likely(v->how != RUN_PICK && key_bytes == FLOW4_BYTES))
 		v->key = frame_read(f, v->table, key, FLOW4_BYTES, v->how != RUN_PEEK);
 	else if (v->how != RUN_PICK)
-		v->key = frame_read(f, v->table, key, v->key_bytes, v->how != RUN_PEEK);
+		v->key = frame_read(f, v->table, key, key_bytes, v->how != RUN_PEEK);
 	else
-		v->key = frame_pick(f, v->table, key, v->key_bytes, n_members);
+		v->key = frame_pick(f, v->table, key, key_bytes, n_members);
 	assert(v->key != NULL);			/* RUN_FRAME_BYTES */
 }
 
@@ -191,7 +192,7 @@ ask_new(struct nf_run *r, const struct nf_table *t, const void *key,
 	v->part = part_of(c, t, key, key_bytes);
 	v->how = how;
 	r->n_pending++;
-	ask(c, v, key, n_members);
+	ask(c, v, key, (uint8_t)key_bytes, n_members);
 }
 
 /* A value of another format.  It lives until the next execution. */
@@ -274,7 +275,7 @@ run_ask_again(struct run_context *c, struct nf_run *r)
 		/* It stands before the key in the frame that has come back. */
 		if (v->how == RUN_PICK)
 			memcpy(&n_members, v->key - sizeof(n_members), sizeof(n_members));
-		ask(c, v, v->key, n_members);
+		ask(c, v, v->key, v->key_bytes, n_members);
 	}
 	r->first = r->n_fetched;
 }

@@ -218,6 +218,26 @@ check_loss(const struct settings *s)
 	return 0;
 }
 
+/* What one function emits does not go through the others. */
+static int
+check_emitter(const struct settings *s, unsigned int i)
+{
+	const struct nf *nf = s->chain.stage[i].nf;
+	const void *option = nf->emits_by != NULL ? nf->emits_by(s->options[i]) : NULL;
+
+	for (unsigned int k = 0; option != NULL && k < s->chain.n; k++) {
+		const struct nf *other = s->chain.stage[k].nf;
+
+		if (k == i || other->keeps_flow)
+			continue;
+		config_error(option, "not in a chain with '%s', which would not see the "
+			     "packets that this has '%s' send, want it off",
+			     other->name, nf->name);
+		return -EINVAL;
+	}
+	return 0;
+}
+
 static int
 load_stage(struct settings *s, unsigned int i)
 {
@@ -231,6 +251,8 @@ load_stage(struct settings *s, unsigned int i)
 		return -ENOMEM;
 	if (nf->options != NULL)
 		err = config_section(s->config, nf->name, nf->options, s->options[i]);
+	if (err == 0)
+		err = check_emitter(s, i);
 	if (err != 0)
 		return err;
 	if (nf->init == NULL) {
