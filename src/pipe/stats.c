@@ -306,8 +306,10 @@ stats_log(const struct stats_source *source)
 	served = NULL;
 	collect(source, &s);
 	log_info("snf", "received %" PRIu64 ", sent %" PRIu64 ", kept %" PRIu64
-			", emitted %" PRIu64 ", missed by the ports %" PRIu64,
-		 s.received, s.sent, s.kept, s.emitted, ports_missed(source->ports));
+			", emitted %" PRIu64 ", injected %" PRIu64
+			", missed by the ports %" PRIu64,
+		 s.received, s.sent, s.kept, s.emitted, s.injected,
+		 ports_missed(source->ports));
 	for (unsigned int i = 0; i < NF_N_DROPS; i++) {
 		if (s.dropped[i] > 0)
 			log_info("snf", "dropped %" PRIu64 ", reason %s: %s",

@@ -84,7 +84,7 @@ MISTAKES = [
      "missing key 'ports.outside'"),
     ("an unknown function is answered with all there are", config(function="firewal"), 1,
      "no function 'firewal', want one of: firewall, nat, lb, reassembly, ips"),
-    ("a chain is not there yet", config(function="[firewall, nat]"), 1, "'function' is a list"),
+    ("a function twice in a chain", config(function="[firewall, firewall]"), 1, "firewall"),
     ("an unknown key is answered with the nearest", config(more="stor: 1"), 6,
      "unknown key 'stor', did you mean 'store'?"),
     ("a key of another function's options", config(more="firewall:\n  backends: []"), 7,
@@ -380,7 +380,8 @@ def test_an_answer_that_cannot_change_ends_the_start_at_once(snf, tmp_path, fake
     (None, "no answer from the server"),
     (b"HTTP/1.1 400 Bad Request\r\n\r\n", "this is no Redis or Valkey server"),
     (b"\xff\x00" * 100 + b"\r\n", "this is no Redis or Valkey server"),
-    (b"*4\r\n:1\r\n:1\r\n:0\r\n+OK\r\n", "this is no Redis or Valkey server"),
+    # As many numbers as for the firewall's tables, but for the last.
+    (b"*11\r\n" + b":1\r\n" * 10 + b"+OK\r\n", "this is no Redis or Valkey server"),
     (b"-LOADING Redis is loading the dataset in memory\r\n", "the server is loading its data"),
 ], ids=["silence", "a web server", "noise", "a bad answer", "loading"])
 def test_a_store_that_may_get_well_is_waited_for_as_long_as_told(snf, tmp_path, fake, answer,

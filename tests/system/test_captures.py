@@ -35,6 +35,12 @@ pytestmark = [
     pytest.mark.skipif(not os.path.isdir(TRACES), reason=f"no captures in {TRACES}"),
 ]
 
+# Fragments that come before their datagram's first one, or twice.  One that waits leaves with
+# the time, which here is the number, of the one that it waited for; of two copies that wait,
+# one leaves.  Whether one waits depends on what is in flight: test_fragments.c has the cases.
+OUT_OF_ORDER = ("special/frag-v4-3000.pcap", "special/frag-v4-http-padding.pcap",
+                "special/frag-v4-many.pcap")
+
 # What goes through one process together: a start costs more than a thousand packets.
 GROUPS = {
     "special cases": ("special/*.pcap", ETHERNET),
@@ -120,7 +126,7 @@ def load(name):
     packets = []
     for path in sorted(glob.glob(os.path.join(TRACES, pattern), recursive=True)):
         link, found = read_capture(path)
-        if link != wanted:
+        if link != wanted or path.endswith(OUT_OF_ORDER):
             continue
         inside = {}
         for packet in found:
@@ -159,8 +165,9 @@ def environment(folder, **more):
 
 def outcome(folder, log):
     """What came out, and the instance's own account of it."""
-    line = re.search(r"received (\d+), sent (\d+), kept (\d+), emitted (\d+)", log)
-    counts = dict(zip(("received", "sent", "kept", "emitted"), map(int, line.groups())))
+    names = ("received", "sent", "kept", "emitted", "injected")
+    line = re.search(", ".join(rf"{name} (\d+)" for name in names), log)
+    counts = dict(zip(names, map(int, line.groups())))
     dropped = {reason: int(n) for n, reason in re.findall(r"dropped (\d+), reason (\w+)", log)}
     return SimpleNamespace(out=[(folder / f"out{side}").read_bytes() for side in (0, 1)],
                            dropped=dropped, **counts)
@@ -308,7 +315,8 @@ def test_a_store_changes_no_byte(group, embedded, store, tmp, name):
     got = filtered(tmp / "snf", link, packets, store)
     assert_same(packets, want.out, got.out)
     assert got.dropped == want.dropped
-    assert want.received == len(packets) == want.sent + sum(want.dropped.values())
+    assert want.received == len(packets) == (
+        want.sent + want.kept + sum(want.dropped.values()) - want.injected)
 
 
 @pytest.mark.parametrize("name", IN_STEP)
@@ -368,14 +376,15 @@ def killed(instance):
 # Packets of a file that get through, of how many, and why.
 SPECIAL = [
     ("tcp-stream", 36, 36, "a connection"),
-    ("tcp-stream-max-seq", 36, 36, "a connection whose numbers wrap"),
+    ("tcp-stream-max-seq", 33, 36, "a connection whose numbers wrap; 3 SACKs are of others"),
     ("tcp-retrans-wireshark", 108, 108, "repeats of every kind"),
-    ("tcp-port-reuse", 8, 8, "a second connection with the ports of the first"),
+    ("tcp-port-reuse", 7, 8, "a second connection with the ports of the first; a RST that"
+     " acknowledges nothing is no answer to a SYN"),
     ("tcp-options", 4, 4, "TCP options"),
     ("tcp-payload-on-syn", 6, 6, "data on a SYN"),
     ("tcp-syn-then-rst", 2, 2, "a connection given up"),
     ("dns-tcp", 20, 20, "two connections"),
-    ("http-206-ranges", 1556, 1556, "long connections"),
+    ("http-206-ranges", 1549, 1556, "long connections; a server that ignores a shut window"),
     ("jumbo", 22, 22, "frames of more than one buffer"),
     ("udp-64", 1, 1, "the smallest frame"),
     ("udp-1518", 1, 1, "the largest frame"),
@@ -444,11 +453,13 @@ def test_no_capture_ends_an_instance(everything, store, tmp, function):
     """And no store changes what a function does that leaves nothing to chance."""
     options = {"function": function, "options": FUNCTIONS[function]}
     done = filtered(tmp / "snf", ETHERNET, everything, store, **options)
-    assert done.received == len(everything) == done.sent + done.kept + sum(done.dropped.values())
+    assert done.received == len(everything) == (
+        done.sent + done.kept + sum(done.dropped.values()) - done.injected)
     assert done.sent > 0
     if function != "nat":               # Its ports are random.
         want = filtered(tmp / "embedded", ETHERNET, everything, **options)
-        assert (done.out, done.dropped) == (want.out, want.dropped)
+        assert done.dropped == want.dropped
+        assert all(one == other for one, other in zip(done.out, want.out))
 
 
 @pytest.mark.parametrize("where", ["embedded", "store"])
