@@ -82,11 +82,11 @@ def test_what_is_out_of_range_is_refused(server, table):
 
 def test_too_many_tables_are_refused(server):
     client = server.client()
-    tables = [("t%d" % i, 16, 64, 1) for i in range(33)]
+    tables = [("t%d" % i, 16, 64, 1) for i in range(65)]
     refused("ERR SNFTABLE more than", client, "SNF.OPEN", "k", *open_words(*tables))
-    most = next(n for n in range(32, 0, -1) if opens(client, tables[:n]))
-    assert most >= 31
-    refused("ERR SNFTABLE 0: no room", client, "SNF.OPEN", "k", *open_words(tables[32]))
+    most = next(n for n in range(64, 0, -1) if opens(client, tables[:n]))
+    assert most >= 63
+    refused("ERR SNFTABLE 0: no room", client, "SNF.OPEN", "k", *open_words(tables[64]))
 
 
 def opens(client, tables):

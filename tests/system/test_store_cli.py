@@ -16,8 +16,8 @@ from store_client import (LEASED, REPO, Partition, caught_up, follow,  # noqa: F
 
 pytestmark = needs_module
 SNF = os.path.join(os.environ.get("SNF_BUILD", os.path.join(REPO, "build")), "snf")
-CONNECTION = ("firewall.connection", 40, 8, 1)
-ESTABLISHED = 3  # In the order of the states in firewall.c.
+CONNECTION = ("firewall.connection", 40, 48, 2)
+ESTABLISHED = 3  # In the order of the states in firewall.h.
 
 
 def flow4(i, protocol=6):
@@ -32,7 +32,11 @@ def flow6(i):
 
 
 def connection(state, rule=7):
-    return struct.pack("<BBBBI", state, 1, 0, 0, rule)
+    return struct.pack("<BBBB32xHBBII", state, 1, 0, 0, rule, 0, 0, 0, 0)
+
+
+def put_connection(key, state, idle_ms=60000):
+    return put(0, key, connection(state), idle_ms, CONNECTION[3])
 
 
 def snf(*words):
@@ -56,7 +60,7 @@ def records(server, *wanted):
 
 
 def test_the_store_is_shown_with_servers_tables_and_sizes(server, part):
-    part.write(*(put(0, flow4(i), connection(ESTABLISHED), 60000) for i in range(20)))
+    part.write(*(put_connection(flow4(i), ESTABLISHED) for i in range(20)))
     code, out, err = snf("show", "store", url(server), "--json")
     assert code == 0, err
     shown = json.loads(out)
@@ -66,15 +70,15 @@ def test_the_store_is_shown_with_servers_tables_and_sizes(server, part):
     assert int(shown["servers"][0]["snf_memory_bytes"]) > 20 * 48
     table = shown["tables"][0]
     assert (table["name"], table["records"], table["writes"], table["format"]) == \
-        ("firewall.connection", 20, 20, 1)
+        ("firewall.connection", 20, 20, 2)
     code, out, _ = snf("show", "store", url(server))
     assert code == 0 and "firewall.connection" in out and "primary" in out
 
 
 def test_records_are_shown_by_field(server, part):
-    part.write(*(put(0, flow4(i), connection(i % 2 * ESTABLISHED), 60000)
+    part.write(*(put_connection(flow4(i), i % 2 * ESTABLISHED)
                  for i in range(20)))
-    part.write(put(0, flow6(9), connection(0)))
+    part.write(put_connection(flow6(9), 0, 0))
     assert len(records(server)) == 21
     [one] = records(server, "dst=192.0.2.7")
     assert (one["protocol"], one["src"], one["dst"], one["rule"]) == \
@@ -98,7 +102,7 @@ def test_a_record_of_another_format_is_shown_as_bytes(server, part):
 
 
 def test_records_are_deleted_by_field_and_no_others(server, part):
-    part.write(*(put(0, flow4(i), connection(0), 60000) for i in range(20)))
+    part.write(*(put_connection(flow4(i), 0) for i in range(20)))
     code, out, _ = snf("delete", "records", url(server), CONNECTION[0], "dst=192.0.2.7")
     assert code == 0 and out.startswith("1 deleted, 0 changed")
     assert len(records(server)) == 19 and records(server, "dst=192.0.2.7") == []

@@ -42,10 +42,10 @@ class Exchange:
 
 
 @pytest.mark.parametrize("form, n_bytes, says", [
-    (2, 16, "reads up to 1: packets of those connections are dropped; upgrade this "
-            "instance, or pin format 1 on the newer ones"),
-    (0, 8, "too old for this release, which writes 1"),
-    (1, 4, "but of another length than this release's")],
+    (3, 16, "reads up to 2: packets of those connections are dropped; upgrade this "
+            "instance, or pin format 2 on the newer ones"),
+    (1, 8, "too old for this release, which writes 2"),
+    (2, 4, "but of another length than this release's")],
     ids=["from the future", "from long ago", "of another length"])
 def test_what_cannot_be_read_is_named_and_harms_nobody_else(lab, form, n_bytes, says):
     store = lab.redis()
