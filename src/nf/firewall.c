@@ -333,14 +333,16 @@ by_protocol(struct nf_run *r, struct view *v)
 	}
 }
 
-static enum nf_verdict
-firewall_packet(struct nf_run *r)
+/* A packet of any kind; 'c' is its connection if that was looked for. */
+static __attribute__((noinline)) enum nf_verdict
+any_packet(struct nf_run *r, bool looked, const struct connection *c)
 {
 	const struct firewall *fw = nf_static(r);
 	const struct packet *p = nf_packet(r);
 	uint8_t protocol = nf_flow(r)->protocol;
 	bool later = (p->flags & PACKET_LATER_FRAGMENT) != 0;
-	struct view v = { .fw = fw, .flow = nf_flow(r), .key = nf_connection(r) };
+	struct view v = { .fw = fw, .flow = nf_flow(r), .key = nf_connection(r),
+			  .c = c, .counted = c == NULL };
 	struct flow flow, key;
 
 	if ((protocol == PROTO_ICMP || protocol == PROTO_ICMP6) && !later &&
@@ -352,13 +354,47 @@ firewall_packet(struct nf_run *r)
 		v.flow = &flow;
 		v.key = &key;
 	}
-	if (!firewall_find(r, &v, nf_is_syn(r) && !later))
+	if (!looked && !firewall_find(r, &v, nf_is_syn(r) && !later))
 		return NF_WAIT;
 	if (fw->reevaluates && v.c != NULL && v.c->rules != fw->id && !reevaluate(r, &v))
 		return firewall_deny(r, &v);
 	if (later)
 		return later_fragment(r, &v);
 	return by_protocol(r, &v);
+}
+
+/* Whether it is a segment amid an open connection, and changes nothing. */
+static inline bool
+passes_at_once(struct nf_run *r, const struct firewall *fw, const struct connection *c)
+{
+	struct tcp_segment s;
+	struct tcp_track next;
+
+	if (c->track.state != ESTABLISHED || c->shift != 0 ||
+	    (fw->reevaluates && c->rules != fw->id))
+		return false;
+	tcp_segment_of(nf_packet(r), &s);
+	return tcp_track(&c->track, nf_side(r), &s, fw->liberal, &next) == TRACK_PASS;
+}
+
+/* Nearly all packets are such segments. */
+static enum nf_verdict
+firewall_packet(struct nf_run *r)
+{
+	const struct firewall *fw = nf_static(r);
+	const struct packet *p = nf_packet(r);
+	const struct connection *c;
+
+	if (!nf_is_tcp(r) || (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) != 0 ||
+	    (p->flags & PACKET_LATER_FRAGMENT) != 0 || fw->counts_connections)
+		return any_packet(r, false, NULL);
+	c = firewall_uncounted(r, nf_connection(r));
+	if (nf_pending(r))
+		return NF_WAIT;
+	if (c == NULL || !passes_at_once(r, fw, c))
+		return any_packet(r, true, c);
+	nf_established(r);
+	return NF_SEND;
 }
 
 static void

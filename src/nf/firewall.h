@@ -141,6 +141,8 @@ enum nf_verdict firewall_pass(struct nf_run *r, struct view *v);
 
 /* --- firewall_records.c ------------------------------------------------------- */
 
+/* The record in the table of those that are not counted, or NULL. */
+const struct connection *firewall_uncounted(struct nf_run *r, const struct flow *key);
 /* Sets 'v->c'.  'both': looks wherever it may be, otherwise where it should be.  False:
  * pending. */
 bool firewall_find(struct nf_run *r, struct view *v, bool both);

@@ -112,6 +112,12 @@ NF_TABLE(source, struct source_key, struct source, .idle_ms = 60 * 1000,
 
 static void glance(struct nf_run *r, struct view *v);
 
+const struct connection *
+firewall_uncounted(struct nf_run *r, const struct flow *key)
+{
+	return connection_read(r, key);
+}
+
 bool
 firewall_find(struct nf_run *r, struct view *v, bool both)
 {
