@@ -163,30 +163,38 @@ const struct config_field lb_options_fields[] = {
 /* --- what endpoints are ------------------------------------------------------- */
 
 /* One multiplication: every packet is looked up.  Strangers do not choose what is in the
- * index, so they cannot make it slow. */
+ * index, so they cannot make it slow.  An endpoint that was just made of a packet is read in
+ * the pieces that it was written in: wider loads would wait for its way through memory. */
 static inline uint32_t
-place_hash(const struct endpoint *name)
+place_hash(const struct endpoint *e, uint8_t protocol)
 {
-	uint64_t low, high;
-	uint32_t port;
+	uint64_t name = (uint64_t)e->port << 16 | protocol;
+	uint64_t low = e->ip4, high = 0;
 
-	memcpy(&low, name->ip6, sizeof(low));
-	memcpy(&high, name->ip6 + sizeof(low), sizeof(high));
-	memcpy(&port, &name->port, sizeof(port));
-	return (uint32_t)hash_fold(low ^ (uint64_t)port << 32 ^ port,
-				   high ^ 0x9e3779b97f4a7c15u);
+	if (e->version != 4) {
+		memcpy(&low, e->ip6, sizeof(low));
+		memcpy(&high, e->ip6 + sizeof(low), sizeof(high));
+	}
+	return (uint32_t)hash_fold(low ^ name << 32, high ^ name ^ 0x9e3779b97f4a7c15u);
+}
+
+static inline bool
+is_named(const struct endpoint *name, const struct endpoint *e, uint8_t protocol)
+{
+	if (name->port != e->port || name->version != e->version ||
+	    name->zero != protocol)
+		return false;
+	return e->version == 4 ? name->ip4 == e->ip4
+			       : memcmp(name->ip6, e->ip6, sizeof(e->ip6)) == 0;
 }
 
 /* The one of that name, or a free one. */
 static struct lb_place *
 place_of(const struct lb_index *index, const struct endpoint *e, uint8_t protocol)
 {
-	struct endpoint name = *e;
-	uint32_t i;
+	uint32_t i = place_hash(e, protocol) & index->mask;
 
-	name.zero = protocol;
-	i = place_hash(&name) & index->mask;
-	while (index->place[i].n > 0 && !lb_same_endpoint(&index->place[i].name, &name))
+	while (index->place[i].n > 0 && !is_named(&index->place[i].name, e, protocol))
 		i = (i + 1) & index->mask;
 	return &index->place[i];
 }
@@ -211,7 +219,7 @@ lb_service_at(const struct lb *lb, const struct endpoint *address, uint8_t proto
 static unsigned int
 backend_slot(const struct lb_service *s, const struct endpoint *backend)
 {
-	unsigned int i = place_hash(backend) % LB_PLACES;
+	unsigned int i = place_hash(backend, 0) % LB_PLACES;
 
 	while (s->place[i] != 0 &&
 	       !lb_same_endpoint(&s->backend[s->place[i] - 1].endpoint, backend))

@@ -15,7 +15,6 @@
 #define PIPE_RUN_H
 
 #include <stdatomic.h>
-
 #include <rte_cycles.h>
 #include <rte_prefetch.h>
 

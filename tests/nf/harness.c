@@ -10,11 +10,7 @@
 #include "pipe/eal.h"
 #include "pipe/task.h"
 
-enum {
-	MAX_PACKETS = 512,
-	N_MBUFS = 2047,
-	MAX_TURNS = 10000,
-};
+enum { MAX_PACKETS = 512, N_MBUFS = 2047, MAX_TURNS = 10000 };
 
 struct memory_port {
 	struct port port;
