@@ -8,8 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "store/link.h"
 #include "store/refusal.h"
@@ -31,15 +31,6 @@ struct console {
 	size_t room, bytes;
 	uint8_t *answer;
 };
-
-static uint64_t
-now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
 
 struct console_word
 console_text(const char *text)
@@ -128,10 +119,10 @@ static int
 wait_up(struct console *c, uint64_t end_ms, char *why, size_t why_bytes)
 {
 	for (;;) {
-		link_turn(&c->link, now_ms());
+		link_turn(&c->link, clock_ms());
 		if (c->link.state == LINK_UP)
 			return 0;
-		if (c->link.hopeless || now_ms() >= end_ms)
+		if (c->link.hopeless || clock_ms() >= end_ms)
 			break;
 		wait_link(c);
 	}
@@ -162,7 +153,7 @@ console_open(const char *url, unsigned int partition, struct console **out, char
 		snprintf(why, why_bytes, "%s", c->link.reason);
 		goto close;
 	}
-	err = wait_up(c, now_ms() + CONSOLE_TIMEOUT_MS, why, why_bytes);
+	err = wait_up(c, clock_ms() + CONSOLE_TIMEOUT_MS, why, why_bytes);
 	if (err != 0)
 		goto close;
 	*out = c;
@@ -209,8 +200,8 @@ send_all(struct console *c, const uint8_t *bytes, size_t n, uint64_t end_ms)
 {
 	size_t sent = 0;
 
-	while (c->link.state == LINK_UP && sent < n && now_ms() < end_ms) {
-		sent += link_send(&c->link, bytes + sent, n - sent, now_ms());
+	while (c->link.state == LINK_UP && sent < n && clock_ms() < end_ms) {
+		sent += link_send(&c->link, bytes + sent, n - sent, clock_ms());
 		if (sent < n)
 			wait_link(c);
 	}
@@ -222,7 +213,7 @@ static bool
 receive_one(struct console *c, uint64_t end_ms)
 {
 	c->bytes = 0;
-	while (c->link.state == LINK_UP && now_ms() < end_ms) {
+	while (c->link.state == LINK_UP && clock_ms() < end_ms) {
 		if (c->room - c->bytes < CONSOLE_ANSWER) {
 			size_t room = c->room == 0 ? 2 * CONSOLE_ANSWER : 2 * c->room;
 			uint8_t *more = realloc(c->answer, room);
@@ -234,13 +225,13 @@ receive_one(struct console *c, uint64_t end_ms)
 		}
 
 		size_t n = link_receive(&c->link, c->answer + c->bytes, c->room - c->bytes,
-					now_ms());
+					clock_ms());
 		int whole = console_whole(c->answer, c->bytes += n);
 
 		if (whole == 1)
 			return true;
 		if (whole < 0)
-			link_fail(&c->link, now_ms(), "the answer makes no sense");
+			link_fail(&c->link, clock_ms(), "the answer makes no sense");
 		else if (n == 0)
 			wait_link(c);
 	}
@@ -274,7 +265,7 @@ ask_once(struct console *c, const struct resp_out *command, const uint8_t *bytes
 		return 1;
 	/* Another server has the partition: the link goes there. */
 	if (refusal_of(r.text, r.text_bytes)->kind == REFUSAL_REDIRECT) {
-		link_refused(&c->link, now_ms(), r.text, r.text_bytes);
+		link_refused(&c->link, clock_ms(), r.text, r.text_bytes);
 		return 0;
 	}
 	snprintf(why, why_bytes, "%.*s", (int)r.text_bytes, r.text);
@@ -285,7 +276,7 @@ int
 console_ask(struct console *c, const struct console_word *word, unsigned int n,
 	    struct console_cursor *answer, char *why, size_t why_bytes)
 {
-	uint64_t end_ms = now_ms() + CONSOLE_TIMEOUT_MS;
+	uint64_t end_ms = clock_ms() + CONSOLE_TIMEOUT_MS;
 	uint8_t command[CONSOLE_COMMAND];
 	struct resp_out o = { command, command + sizeof(command) };
 	int done = 0;
@@ -299,9 +290,9 @@ console_ask(struct console *c, const struct console_word *word, unsigned int n,
 
 		if (err != 0)
 			return err;
-		if (now_ms() >= end_ms) {
+		if (clock_ms() >= end_ms) {
 			/* An answer that still comes must not be taken for the next. */
-			link_fail(&c->link, now_ms(), "no answer for %d ms",
+			link_fail(&c->link, clock_ms(), "no answer for %d ms",
 				  CONSOLE_TIMEOUT_MS);
 			snprintf(why, why_bytes, "%s: %s", c->link.name, c->link.reason);
 			return -ETIMEDOUT;

@@ -175,8 +175,6 @@ struct firewall_syn {
 	bool sack;
 };
 
-/* SipHash-2-4. */
-uint64_t firewall_siphash(const uint64_t key[2], const void *data, unsigned int bytes);
 /* What note() has to do for them. */
 void firewall_cookie_note(struct nf_run *r, void *note);
 /* False: there is no key yet. */

@@ -11,6 +11,8 @@
  */
 #include "nf/firewall.h"
 
+#include "base/siphash.h"
+
 enum {
 	KEY_MS = 64 * 1000,
 	MSS_BITS = 7,
@@ -38,57 +40,6 @@ static void keys_expired(struct nf_run *r, const void *key, const void *value);
 NF_TABLE(cookie_keys, struct cookie_name, struct cookie_keys, .idle_ms = KEY_MS,
 	 .expired = keys_expired)
 
-/* --- SipHash-2-4 (Aumasson and Bernstein, 2012) ------------------------------- */
-
-static inline uint64_t
-rotate(uint64_t x, unsigned int bits)
-{
-	return x << bits | x >> (64 - bits);
-}
-
-static void
-sip_rounds(uint64_t v[4], unsigned int n)
-{
-	while (n-- > 0) {
-		v[0] += v[1];
-		v[2] += v[3];
-		v[1] = rotate(v[1], 13) ^ v[0];
-		v[3] = rotate(v[3], 16) ^ v[2];
-		v[0] = rotate(v[0], 32);
-		v[2] += v[1];
-		v[0] += v[3];
-		v[1] = rotate(v[1], 17) ^ v[2];
-		v[3] = rotate(v[3], 21) ^ v[0];
-		v[2] = rotate(v[2], 32);
-	}
-}
-
-uint64_t
-firewall_siphash(const uint64_t key[2], const void *data, unsigned int bytes)
-{
-	uint64_t v[4] = { key[0] ^ 0x736f6d6570736575, key[1] ^ 0x646f72616e646f6d,
-			  key[0] ^ 0x6c7967656e657261, key[1] ^ 0x7465646279746573 };
-	const uint8_t *at = data;
-	uint64_t last = (uint64_t)bytes << 56;
-
-	for (unsigned int left = bytes; left >= 8; left -= 8, at += 8) {
-		uint64_t word;
-
-		memcpy(&word, at, 8);
-		v[3] ^= word;
-		sip_rounds(v, 2);
-		v[0] ^= word;
-	}
-	for (unsigned int i = 0; i < bytes % 8; i++)
-		last |= (uint64_t)at[i] << 8 * i;
-	v[3] ^= last;
-	sip_rounds(v, 2);
-	v[0] ^= last;
-	v[2] ^= 0xff;
-	sip_rounds(v, 4);
-	return v[0] ^ v[1] ^ v[2] ^ v[3];
-}
-
 /* --- keys --------------------------------------------------------------------- */
 
 static void
@@ -96,7 +47,7 @@ new_key(struct nf_run *r, struct cookie_keys *keys, unsigned int i)
 {
 	uint64_t random = nf_random(r);
 	/* Of one run there is only one random number. */
-	uint64_t more = firewall_siphash(keys->key[!i], &random, sizeof(random));
+	uint64_t more = siphash(keys->key[!i], &random, sizeof(random));
 
 	keys->key[i][0] = random | 1;
 	keys->key[i][1] = more;
@@ -146,7 +97,7 @@ cookie_of(const struct cookie_keys *keys, const struct flow *flow, uint32_t seq,
 	if (flow->version == 4)
 		memset((uint8_t *)&about.flow + FLOW4_BYTES, 0,
 		       FLOW6_BYTES - FLOW4_BYTES);
-	mac = firewall_siphash(keys->key[(info & KEY_BIT) != 0], &about, sizeof(about));
+	mac = siphash(keys->key[(info & KEY_BIT) != 0], &about, sizeof(about));
 	return ((uint32_t)mac & ~(uint32_t)INFO_BITS) | info;
 }
 

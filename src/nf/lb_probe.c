@@ -16,24 +16,16 @@
 #include <stdio.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <curl/curl.h>
 #include <openssl/crypto.h>
 
+#include "base/clock.h"
+
 enum {
 	ANSWER_BYTES = 64 * 1024,		/* Of which 'match' may be in. */
 };
-
-static uint64_t
-now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
 
 static bool
 matches(const struct lb_check *c, const char *answer, size_t bytes)
@@ -91,7 +83,7 @@ wait_ready(int fd, short events, uint64_t end_ms)
 	int n;
 
 	do {
-		now = now_ms();
+		now = clock_ms();
 		n = poll(&p, 1, now < end_ms ? (int)(end_ms - now) : 0);
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
@@ -119,6 +111,19 @@ probe_tcp(const struct lb_check *c, const struct endpoint *to, uint64_t end_ms)
 	return cause;
 }
 
+/* Waits for a datagram.  '*n' is its length; below 0: there was none after all. */
+static uint32_t
+wait_datagram(int fd, void *to, size_t room, uint64_t end_ms, ssize_t *n)
+{
+	uint32_t cause = wait_ready(fd, POLLIN, end_ms);
+
+	*n = -1;
+	if (cause != 0)
+		return cause;
+	*n = recv(fd, to, room, 0);
+	return *n < 0 && errno != EAGAIN && errno != EINTR ? (uint32_t)errno : 0;
+}
+
 /* Silence is no bad sign, unless an answer is wanted: only a refusal is one. */
 static uint32_t
 probe_udp(const struct lb_check *c, const struct endpoint *to, uint64_t end_ms)
@@ -133,15 +138,10 @@ probe_udp(const struct lb_check *c, const struct endpoint *to, uint64_t end_ms)
 	if (send(fd, c->payload, strlen(c->payload), MSG_NOSIGNAL) < 0)
 		cause = (uint32_t)errno;
 	while (cause == 0) {
-		cause = wait_ready(fd, POLLIN, end_ms);
-		if (cause != 0)
+		cause = wait_datagram(fd, answer, sizeof(answer), end_ms, &n);
+		if (n >= 0 && (c->match[0] == '\0' || matches(c, answer, (size_t)n)))
 			break;
-		n = recv(fd, answer, sizeof(answer), 0);
-		if (n < 0 && errno != EAGAIN && errno != EINTR)
-			cause = (uint32_t)errno;
-		else if (n >= 0 && (c->match[0] == '\0' || matches(c, answer, (size_t)n)))
-			break;
-		else if (n >= 0)
+		if (n >= 0)
 			cause = ENOMSG;
 	}
 	close(fd);
@@ -220,14 +220,8 @@ probe_icmp(const struct lb_check *c, const struct endpoint *to, uint64_t end_ms)
 		e.checksum = echo_checksum(&e);
 	if (cause == 0 && send(fd, &e, sizeof(e), MSG_NOSIGNAL) < 0)
 		cause = (uint32_t)errno;
-	while (cause == 0 && (n <= 0 || !is_answer(to, answer, (size_t)n, &e))) {
-		cause = wait_ready(fd, POLLIN, end_ms);
-		if (cause != 0)
-			break;
-		n = recv(fd, answer, sizeof(answer), 0);
-		if (n < 0 && errno != EAGAIN && errno != EINTR)
-			cause = (uint32_t)errno;
-	}
+	while (cause == 0 && (n <= 0 || !is_answer(to, answer, (size_t)n, &e)))
+		cause = wait_datagram(fd, answer, sizeof(answer), end_ms, &n);
 	close(fd);
 	return cause;
 }
@@ -282,7 +276,7 @@ http_cause(CURL *curl, CURLcode code, const struct answer *a)
 static void
 set_options(CURL *curl, const struct lb_check *c, struct answer *a, uint64_t end_ms)
 {
-	uint64_t now = now_ms();
+	uint64_t now = clock_ms();
 	long left_ms = now < end_ms ? (long)(end_ms - now) : 1;
 
 	curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, left_ms);
@@ -375,8 +369,8 @@ lb_probe(const struct lb_check *check, const struct endpoint *to,
 		[LB_CHECK_HTTPS] = probe_http, [LB_CHECK_UDP] = probe_udp,
 		[LB_CHECK_ICMP] = probe_icmp,
 	};
-	uint64_t start_ms = now_ms();
+	uint64_t start_ms = clock_ms();
 
 	result->cause = probes[check->kind](check, to, start_ms + check->timeout_ms);
-	result->elapsed_ms = (uint32_t)(now_ms() - start_ms);
+	result->elapsed_ms = (uint32_t)(clock_ms() - start_ms);
 }

@@ -15,8 +15,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "store/core.h"
 #include "store/pool.h"
 
@@ -58,15 +58,6 @@ struct embedded {
 
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct shared *all;
-
-static uint64_t
-coarse_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
 
 /* --- The partitions ----------------------------------------------------------- */
 
@@ -248,7 +239,7 @@ embedded_submit(struct store *store, struct store_batch *batch)
 		struct store_part *part = &batch->part[i];
 
 		if (!frame_is_empty(&part->request))
-			part->error = part_apply(e, s->partition[i], part, coarse_ms());
+			part->error = part_apply(e, s->partition[i], part, clock_coarse_ms());
 	}
 	pthread_mutex_unlock(&s->lock);
 	e->done[(e->first + e->n_done++) % STORE_INFLIGHT] = batch;
@@ -261,7 +252,7 @@ embedded_poll(struct store *store, struct store_batch **done, unsigned int max)
 	struct embedded *e = (struct embedded *)store;
 	unsigned int n = 0;
 
-	shared_expire(e->shared, coarse_ms());
+	shared_expire(e->shared, clock_coarse_ms());
 	for (; n < max && e->n_done > 0; n++) {
 		done[n] = e->done[e->first];
 		e->first = (e->first + 1) % STORE_INFLIGHT;
@@ -284,7 +275,7 @@ shared_lease(struct shared *s, unsigned int max, struct buffer *out)
 
 		s->next_leased = (at + 1) % s->n_partitions;
 		out->bytes = 0;
-		if (partition_lease(s->partition[at], coarse_ms(), UINT64_MAX, max, out) > 0)
+		if (partition_lease(s->partition[at], clock_coarse_ms(), UINT64_MAX, max, out) > 0)
 			found = (int)at;
 	}
 	if (found < 0)

@@ -24,6 +24,8 @@
 
 #include <errno.h>
 
+#include "base/siphash.h"
+
 enum {
 	RANGE_HEAD = 8,
 	RANGE_WORDS = FRAME_MAX_MEMBERS / 64,
@@ -90,48 +92,11 @@ range_mark(struct record *r, uint32_t member, bool taken)
 /* --- PICK ----------------------------------------------------------------------- */
 
 static inline uint64_t
-rotate(uint64_t x, unsigned int bits)
-{
-	return x << bits | x >> (64 - bits);
-}
-
-static inline void
-sip_round(uint64_t v[4])
-{
-	v[0] += v[1];
-	v[2] += v[3];
-	v[1] = rotate(v[1], 13) ^ v[0];
-	v[3] = rotate(v[3], 16) ^ v[2];
-	v[0] = rotate(v[0], 32);
-	v[2] += v[1];
-	v[0] += v[3];
-	v[1] = rotate(v[1], 17) ^ v[2];
-	v[3] = rotate(v[3], 21) ^ v[0];
-	v[2] = rotate(v[2], 32);
-}
-
-/* SipHash-2-4 of how many were drawn before. */
-static uint64_t
 draw(struct pick_random *random)
 {
-	uint64_t v[4] = {
-		random->key[0] ^ 0x736f6d6570736575,
-		random->key[1] ^ 0x646f72616e646f6d,
-		random->key[0] ^ 0x6c7967656e657261,
-		random->key[1] ^ 0x7465646279746573,
-	};
-	const uint64_t words[2] = { random->n_drawn++, (uint64_t)8 << 56 };
+	uint64_t n = random->n_drawn++;
 
-	for (unsigned int i = 0; i < 2; i++) {
-		v[3] ^= words[i];
-		sip_round(v);
-		sip_round(v);
-		v[0] ^= words[i];
-	}
-	v[2] ^= 0xff;
-	for (unsigned int i = 0; i < 4; i++)
-		sip_round(v);
-	return v[0] ^ v[1] ^ v[2] ^ v[3];
+	return siphash(random->key, &n, sizeof(n));
 }
 
 /* From 0 to n - 1, out of 32 random bits. */

@@ -21,8 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "store/channel.h"
 #include "store/pool.h"
@@ -66,15 +66,6 @@ struct valkey {
 	uint64_t leased;			/* Tables that are, a bit each. */
 	unsigned int next_lease;		/* Partitions take turns. */
 };
-
-static uint64_t
-coarse_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
 
 static inline struct valkey_batch *
 front(const struct valkey_ring *r)
@@ -192,7 +183,7 @@ valkey_submit(struct store *store, struct store_batch *batch)
 {
 	struct valkey *v = (struct valkey *)store;
 	struct valkey_batch *b = (struct valkey_batch *)batch;
-	uint64_t now_ms = coarse_ms();
+	uint64_t now_ms = clock_coarse_ms();
 	unsigned int n_lost = 0, n_there = 0;
 
 	if (v->asked.n == STORE_INFLIGHT || !batch_look(v, b))
@@ -274,7 +265,7 @@ valkey_poll(struct store *store, struct store_batch **done, unsigned int max)
 	/* What is there is given first: the next look at the sockets finds more. */
 	if (has_done(v) && max > 0)
 		return give_back(v, done, max);
-	now_ms = coarse_ms();
+	now_ms = clock_coarse_ms();
 	for (unsigned int i = 0; i < store->n_partitions; i++)
 		channel_turn(&v->channel[i], now_ms);
 	if (v->watching)
@@ -293,7 +284,7 @@ valkey_due(struct store *store, struct store_lease *lease, unsigned int max)
 
 	if (v->leased == 0)
 		return 0;
-	now_ms = coarse_ms();
+	now_ms = clock_coarse_ms();
 	max = max < STORE_MAX_LEASES ? max : STORE_MAX_LEASES;
 	v->next_lease++;
 	for (unsigned int i = 0; i < store->n_partitions; i++) {
@@ -311,7 +302,7 @@ static unsigned int
 valkey_wait_fds(struct store *store, int *fd, unsigned int max, int *timeout_ms)
 {
 	struct valkey *v = (struct valkey *)store;
-	uint64_t now_ms = coarse_ms(), until_ms = UINT64_MAX;
+	uint64_t now_ms = clock_coarse_ms(), until_ms = UINT64_MAX;
 	unsigned int n = 0;
 
 	for (unsigned int i = 0; i < store->n_partitions; i++)
@@ -329,7 +320,7 @@ valkey_health(const struct store *store)
 {
 	const struct valkey *v = (const struct valkey *)store;
 	enum store_health worst = STORE_CONNECTED;
-	uint64_t now_ms = coarse_ms();
+	uint64_t now_ms = clock_coarse_ms();
 
 	for (unsigned int i = 0; i < store->n_partitions; i++) {
 		const struct channel *c = &v->channel[i];
@@ -453,7 +444,7 @@ channels_up(const struct valkey *v, const char **why)
 static int
 wait_up(struct valkey *v, const char **why)
 {
-	uint64_t end_ms = coarse_ms() + v->timeout_ms;
+	uint64_t end_ms = clock_coarse_ms() + v->timeout_ms;
 
 	for (;;) {
 		int fd[STORE_MAX_PARTITIONS * LINK_MAX_FDS], wait_ms, err;
@@ -467,7 +458,7 @@ wait_up(struct valkey *v, const char **why)
 		if (err != -EINPROGRESS)
 			return err;
 
-		uint64_t now_ms = coarse_ms();
+		uint64_t now_ms = clock_coarse_ms();
 
 		if (now_ms >= end_ms)
 			return -ETIMEDOUT;

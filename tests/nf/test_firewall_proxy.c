@@ -4,6 +4,7 @@
  */
 #include "harness.h"
 
+#include "base/siphash.h"
 #include "nf/firewall.h"
 
 #define CLIENT "192.0.2.1:1000"
@@ -344,7 +345,7 @@ test_siphash(void **state)
 	for (unsigned int i = 0; i < sizeof(message); i++)
 		message[i] = (uint8_t)i;
 	for (unsigned int i = 0; i < 3; i++)
-		assert_true(firewall_siphash(key, message, cases[i].bytes) ==
+		assert_true(siphash(key, message, cases[i].bytes) ==
 			    cases[i].want);
 }
 

@@ -1,20 +1,7 @@
 /*
  * test_firewall_tcp.c - TCP through the firewall: states, windows, resets.
- *
- * The client inside begins with 1000, the server with 5000.
  */
-#include "harness.h"
-
-#define OUT .side = NF_INSIDE, .from = "10.0.0.1:1000", .to = "192.0.2.1:80"
-#define IN .side = NF_OUTSIDE, .from = "192.0.2.1:80", .to = "10.0.0.1:1000"
-
-#define C(f, s, a) OUT, .flags = f, .seq = s, .ack = a
-#define S(f, s, a) IN, .flags = f, .seq = s, .ack = a
-
-#define HANDSHAKE                                                                \
-	{ "SYN", { C("S", 1000, 0) }, SENT, true },                              \
-	{ "SYN/ACK", { S("SA", 5000, 1001) }, SENT, true },                      \
-	{ "ACK", { C("A", 1001, 5001) }, SENT, true }
+#include "firewall_case.h"
 
 static const char defaults[] = "rules: []";
 

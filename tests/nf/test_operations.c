@@ -3,7 +3,7 @@
  * by a function that does as its packets say: UDP packets to port 1000 + what, from a
  * port that is the key.  What it sees, it stamps into the destination port.
  */
-#include "harness.h"
+#include "ask.h"
 
 #include <stdio.h>
 
@@ -182,18 +182,6 @@ static const struct nf operations = { .name = "test_operations",
 
 /* --- how it is asked ------------------------------------------------------------ */
 
-static struct spec
-ask(unsigned int what, unsigned int key)
-{
-	static char text[64][32];
-	static unsigned int n;
-	char *from = text[n++ % 64], *to = text[n++ % 64];
-
-	sprintf(from, "10.0.0.1:%u", key);
-	sprintf(to, "10.0.0.2:%u", 1000 + what);
-	return (struct spec){ .from = from, .to = to, .protocol = PROTO_UDP };
-}
-
 static struct bench *
 open_bench(unsigned int n_pipes, unsigned int n_partitions)
 {
@@ -201,36 +189,6 @@ open_bench(unsigned int n_pipes, unsigned int n_partitions)
 				     .n_partitions = n_partitions };
 
 	return bench_open_as(&setup);
-}
-
-static void
-put(struct bench *b, unsigned int pipe, unsigned int what, unsigned int key)
-{
-	struct spec packet = ask(what, key);
-
-	bench_put(b, pipe, &packet);
-}
-
-/* What a packet that left carries; -1: none did. */
-static int
-take(struct bench *b)
-{
-	const struct sent *s = bench_take(b);
-
-	return s != NULL ? atoi(strrchr(sent_endpoints(s), ':') + 1) : -1;
-}
-
-/* One packet from in to out; what it carries then. */
-static int
-run_one(struct bench *b, unsigned int pipe, unsigned int what, unsigned int key)
-{
-	int n;
-
-	put(b, pipe, what, key);
-	bench_settle(b);
-	n = take(b);
-	assert_int_equal(take(b), -1);
-	return n;
 }
 
 static void

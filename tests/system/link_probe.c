@@ -17,10 +17,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "store/link.h"
+#include "base/clock.h"
 #include "store/resp.h"
 
 enum {
@@ -34,15 +34,6 @@ static struct {
 	unsigned int n_answers;			/* Still to come. */
 	uint64_t asked_ms;
 } question;
-
-static uint64_t
-clock_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
 
 static void
 ask(uint64_t now_ms)

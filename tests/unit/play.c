@@ -13,23 +13,14 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 
 static const uint64_t key = 0x1122334455667788;
-
-static uint64_t
-now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
 
 bool
 play_readable(int fd)
@@ -159,10 +150,10 @@ play_turn(struct play *p)
 void
 play_expect_done(struct play *p, const struct store_batch *b, bool final)
 {
-	uint64_t end_ms = now_ms() + PLAY_DEADLINE_MS;
+	uint64_t end_ms = clock_ms() + PLAY_DEADLINE_MS;
 
 	while (p->n_taken == p->n_done) {
-		assert_true(now_ms() < end_ms);
+		assert_true(clock_ms() < end_ms);
 		play_turn(p);
 	}
 	assert_ptr_equal(p->done[p->n_taken].batch, b);
@@ -183,10 +174,10 @@ play_expect_none(struct play *p)
 void
 play_take(struct play *p, int fd, void *to, size_t n)
 {
-	uint64_t end_ms = now_ms() + PLAY_DEADLINE_MS;
+	uint64_t end_ms = clock_ms() + PLAY_DEADLINE_MS;
 
 	for (size_t got = 0; got < n;) {
-		assert_true(now_ms() < end_ms);
+		assert_true(clock_ms() < end_ms);
 		play_turn(p);
 		if (!play_readable(fd))
 			continue;
@@ -223,10 +214,10 @@ play_say_text(int fd, const char *text)
 int
 play_accept(struct play *p)
 {
-	uint64_t end_ms = now_ms() + PLAY_DEADLINE_MS;
+	uint64_t end_ms = clock_ms() + PLAY_DEADLINE_MS;
 
 	while (!play_readable(p->listener)) {
-		assert_true(now_ms() < end_ms);
+		assert_true(clock_ms() < end_ms);
 		play_turn(p);
 	}
 	return accept(p->listener, NULL, NULL);
@@ -262,7 +253,7 @@ play_greet(struct play *p, int fd)
 void
 play_again(struct play *p, unsigned int partition)
 {
-	uint64_t end_ms = now_ms() + PLAY_DEADLINE_MS;
+	uint64_t end_ms = clock_ms() + PLAY_DEADLINE_MS;
 	int fd = play_accept(p);
 	char byte;
 
@@ -271,7 +262,7 @@ play_again(struct play *p, unsigned int partition)
 	assert_int_equal(recv(p->fd[partition], &byte, 1, MSG_DONTWAIT), 0);
 	close(p->fd[partition]);
 	while (!play_readable(fd)) {
-		assert_true(now_ms() < end_ms);
+		assert_true(clock_ms() < end_ms);
 		play_turn(p);
 	}
 	assert_int_equal(play_greet(p, fd), partition);

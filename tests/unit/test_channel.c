@@ -16,6 +16,8 @@
 
 #include <cmocka.h>
 
+#include "base/clock.h"
+
 enum {
 	MAX_FDS = 8,
 	FEW_WAKES = 20,
@@ -24,15 +26,6 @@ enum {
 static const uint64_t key = 7;
 
 /* --- Sleep -------------------------------------------------------------------- */
-
-static uint64_t
-now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
 
 /* Sleeps as an idle pipe does, for as long as the store lets it.  Returns whether there
  * is something to read on the server's side. */
@@ -73,12 +66,12 @@ sleep_until_connected(struct play *p)
 static void
 turn_until_idle(struct play *p)
 {
-	uint64_t end_ms = now_ms() + PLAY_DEADLINE_MS;
+	uint64_t end_ms = clock_ms() + PLAY_DEADLINE_MS;
 	int fd[MAX_FDS], wait_ms;
 	unsigned int n;
 
 	do {
-		assert_true(now_ms() < end_ms);
+		assert_true(clock_ms() < end_ms);
 		play_turn(p);
 		n = p->store->ops->wait_fds(p->store, fd, MAX_FDS, &wait_ms);
 	} while (wait_ms >= 0 || n > 1);
@@ -95,16 +88,16 @@ test_an_idle_store_sleeps_unless_it_looks_for_a_replica(void **state)
 
 	(void)state;
 	p.table.commit = STORE_COMMIT_AUTO;
-	opened_ms = now_ms();
+	opened_ms = clock_ms();
 	play_open(&p);
 	side = sleep_until_connected(&p);
-	assert_true(now_ms() - opened_ms >= 900);
+	assert_true(clock_ms() - opened_ms >= 900);
 	sleep_until_readable(&p, side);
 	play_expect_mark(&p, side);
 	play_say_text(side, ":0\r\n");
-	asked_ms = now_ms();
+	asked_ms = clock_ms();
 	sleep_until_readable(&p, side);
-	assert_true(now_ms() - asked_ms >= 900);
+	assert_true(clock_ms() - asked_ms >= 900);
 	play_expect_mark(&p, side);
 	/* Nothing has changed: a write is final when it is answered. */
 	b = play_ask(&p, 0, true, &id);
@@ -166,7 +159,7 @@ static void
 test_a_connection_for_commits_that_is_cut_off_is_made_anew(void **state)
 {
 	struct play p = play_default();
-	uint64_t start_ms = now_ms();
+	uint64_t start_ms = clock_ms();
 	struct store_batch *b;
 	uint64_t id;
 	int side, again;
@@ -183,7 +176,7 @@ test_a_connection_for_commits_that_is_cut_off_is_made_anew(void **state)
 	play_expect_round(&p, side, 1);
 	/* It does not wait until the batch's own time is over. */
 	again = sleep_until_connected(&p);
-	assert_in_range(now_ms() - start_ms, 500, 950);
+	assert_in_range(clock_ms() - start_ms, 500, 950);
 	assert_int_equal(read(side, &byte, 1), 0);
 	close(side);
 	play_expect_round(&p, again, 1);

@@ -87,6 +87,8 @@ fragment_sum(const struct packet *p, const struct frame *from, struct frame *to)
 	memcpy(&sum, from->data + at, sizeof(sum));
 	sum = checksum_update(sum, from->data + p->l3 + 12, to->data + p->l3 + 12, 8);
 	sum = checksum_update(sum, from->data + p->l4, to->data + p->l4, 4);
+	if (p->flow.protocol == PROTO_UDP && sum == 0)
+		sum = UINT16_MAX; /* RFC 768: zero is no checksum. */
 	memcpy(to->data + at, &sum, sizeof(sum));
 }
 

@@ -10,22 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #include <cmocka.h>
+
+#include "base/clock.h"
 
 enum { MAX_FDS = 8 };
 
 static const uint64_t key = 0x1122334455667788;
-
-static uint64_t
-now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
 
 static struct store_batch *
 new_batch(struct play *p)
@@ -284,7 +276,7 @@ test_a_bad_frame_is_given_back(void **state)
 static void
 test_no_answer_in_time(void **state)
 {
-	uint64_t end_ms = now_ms() + PLAY_DEADLINE_MS, asked_ms;
+	uint64_t end_ms = clock_ms() + PLAY_DEADLINE_MS, asked_ms;
 	struct play p = play_default();
 	struct store_batch *b, *done[STORE_INFLIGHT];
 	uint8_t ops[100], answer[400];
@@ -294,14 +286,14 @@ test_no_answer_in_time(void **state)
 	(void)state;
 	p.timeout_ms = 100;
 	play_open(&p);
-	asked_ms = now_ms();
+	asked_ms = clock_ms();
 	b = ask(&p, 1);
 	head = play_take_frame(&p, 0, ops, sizeof(ops), false);
 	assert_int_equal(p.store->ops->wait_fds(p.store, fd, MAX_FDS, &wait_ms), 1);
 	assert_in_range(wait_ms, 0, 100);
 	while (poll_store(&p, done) == 0)
-		assert_true(now_ms() < end_ms);
-	assert_in_range(now_ms() - asked_ms, 90, PLAY_DEADLINE_MS);
+		assert_true(clock_ms() < end_ms);
+	assert_in_range(clock_ms() - asked_ms, 90, PLAY_DEADLINE_MS);
 	assert_int_equal(b->part[0].error, -ETIMEDOUT);
 	assert_true(b->final);
 	assert_int_equal(p.store->ops->health(p.store), STORE_LOST);
@@ -310,7 +302,7 @@ test_no_answer_in_time(void **state)
 	send(p.fd[0], answer, play_hit(answer, head.id, 1, 1), MSG_NOSIGNAL);
 	play_again(&p, 0);
 	while (p.store->ops->health(p.store) != STORE_CONNECTED) {
-		assert_true(now_ms() < end_ms);
+		assert_true(clock_ms() < end_ms);
 		assert_int_equal(poll_store(&p, done), 0);
 	}
 	assert_int_equal(p.store->ops->submit(p.store, b), 0);
