@@ -118,6 +118,9 @@ const void *nf_table_read(struct nf_run *r, const struct nf_table *t, const void
 void nf_table_write(struct nf_run *r, const struct nf_table *t, const void *key,
 		    unsigned int key_bytes, const void *value, unsigned int value_bytes,
 		    enum nf_rank rank, uint32_t idle_ms);
+/* The run's last write may be lost in a failover, without harm.  A run of which this holds
+ * for all writes waits for the server alone, and for no replica. */
+void nf_may_lose(struct nf_run *r);
 void nf_table_delete(struct nf_run *r, const struct nf_table *t, const void *key,
 		     unsigned int key_bytes);
 /* Without the record being read: the run's writes depend on there being none. */

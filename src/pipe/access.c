@@ -367,6 +367,13 @@ nf_table_write(struct nf_run *r, const struct nf_table *t, const void *key,
 }
 
 void
+nf_may_lose(struct nf_run *r)
+{
+	assert(r->n_writes > 0);
+	r->write[r->n_writes - 1].light = true;
+}
+
+void
 nf_table_delete(struct nf_run *r, const struct nf_table *t, const void *key,
 		unsigned int key_bytes)
 {

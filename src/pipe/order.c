@@ -17,9 +17,12 @@
  *              group fails, the later one fails by itself.  (What the store makes
  *              of an add, or of a range, is not known here before it says so.)
  *   commit     A run that wrote, or saw what is in the overlay, or has such a run of
- *              its own connection before it, leaves from the commit queue, in order.
+ *              its own connection before it, leaves from a commit queue, in order.
  *              If a group failed, runs that only looked at it are doomed: they are run
  *              again.
+ *              Light runs, all of whose writes may be lost, have a queue of their own:
+ *              they need not wait for replicas, nor behind those that do.  A run is
+ *              light only if all that it depends on is.
  *
  * Tables are open addressing with linear probing; entries are few and short-lived.
  */
@@ -312,24 +315,43 @@ order_overlay(struct order *o, struct nf_run *r)
 		v->format = w->format;
 		v->version = w->version;
 		r->unacknowledged |= (uint16_t)(1 << i);
-		r->speculative = true;
+		r->speculative |= w->light ? RUN_SAW_LIGHT : RUN_SAW_HEAVY;
 	}
 	if (o->n_guesses > 0)
 		guess_apply(o, r);
 }
 
+/* Whether nothing that 'r' writes or depends on has to reach replicas. */
+static bool
+is_light(const struct lane *l, const struct nf_run *r)
+{
+	bool light = l->n_light == l->n_committing && !(r->speculative & RUN_SAW_HEAVY);
+
+	if (r->has_group)
+		for (unsigned int i = 0; i < r->n_writes; i++)
+			light &= r->write[i].light;
+	return light;
+}
+
 void
 order_commit(struct order *o, struct nf_run *r)
 {
+	struct lane *l = lane_make(o, r);
+	struct commit_queue *q;
+
 	r->state = RUN_COMMITTING;
 	r->doomed = false;
 	r->next = NULL;
-	if (o->commit_tail != NULL)
-		o->commit_tail->next = r;
+	r->light = is_light(l, r);
+	r->committed = o->n_committed++;
+	q = &o->commit[r->light];
+	if (q->tail != NULL)
+		q->tail->next = r;
 	else
-		o->commit_head = r;
-	o->commit_tail = r;
-	lane_make(o, r)->n_committing++;
+		q->head = r;
+	q->tail = r;
+	l->n_committing++;
+	l->n_light += r->light;
 	if (!r->has_group) {
 		o->n_groupless++;
 		return;
@@ -337,6 +359,7 @@ order_commit(struct order *o, struct nf_run *r)
 	for (unsigned int i = 0; i < r->n_writes; i++) {
 		struct run_write *w = &r->write[i];
 
+		w->light = r->light;
 		if (write_is_whole(w))
 			overlay_add(o, w);
 		else if (w->op == FRAME_ADD)
@@ -348,11 +371,9 @@ order_commit(struct order *o, struct nf_run *r)
  * that only wait for 'w' because they are of its connection.  Those with a group name
  * the failed version in it and fail by themselves. */
 static void
-doom(struct order *o, const struct nf_run *w)
+doom(struct commit_queue *q, const struct nf_run *w)
 {
-	if (o->n_groupless == 0)
-		return;
-	for (struct nf_run *r = o->commit_head; r != NULL; r = r->next) {
+	for (struct nf_run *r = q->head; r != NULL; r = r->next) {
 		r->doomed |= r->lane_hash == w->lane_hash;
 		for (unsigned int i = 0; i < r->n_asked; i++)
 			r->doomed |= (r->unacknowledged >> i & 1) != 0 &&
@@ -360,21 +381,45 @@ doom(struct order *o, const struct nf_run *w)
 	}
 }
 
+static inline bool
+may_leave(const struct nf_run *r)
+{
+	return r != NULL && (!r->has_group || r->fate != RUN_UNKNOWN);
+}
+
+/* The queue whose first may leave, or NULL.  Those that are not light may depend on light
+ * ones before them; never the other way round. */
+static struct commit_queue *
+next_queue(struct order *o)
+{
+	struct commit_queue *heavy = &o->commit[false], *light = &o->commit[true];
+
+	if (may_leave(light->head))
+		return light;
+	if (!may_leave(heavy->head) ||
+	    (light->head != NULL && light->head->committed < heavy->head->committed))
+		return NULL;
+	return heavy;
+}
+
 struct nf_run *
 order_next_committed(struct order *o)
 {
-	struct nf_run *r = o->commit_head;
+	struct commit_queue *q = next_queue(o);
+	struct nf_run *r;
+	struct lane *l;
 
-	if (r == NULL || (r->has_group && r->fate == RUN_UNKNOWN))
+	if (q == NULL)
 		return NULL;
-	o->commit_head = r->next;
-	if (o->commit_head == NULL)
-		o->commit_tail = NULL;
+	r = q->head;
+	q->head = r->next;
+	if (q->head == NULL)
+		q->tail = NULL;
 	r->next = NULL;
 
-	struct lane *l = lane_find(o, r);
-
+	l = lane_find(o, r);
 	l->n_committing--;
+	l->n_light -= r->light;
 	restart_first(o, l);
 	lane_release(o, l);
 	if (!r->has_group) {
@@ -386,7 +431,9 @@ order_next_committed(struct order *o)
 			overlay_remove(o, &r->write[i]);
 	if (o->n_guesses > 0)
 		guess_answered(o, r);
-	if (r->fate != RUN_APPLIED)
-		doom(o, r);
+	if (r->fate != RUN_APPLIED && o->n_groupless > 0) {
+		doom(&o->commit[false], r);
+		doom(&o->commit[true], r);
+	}
 	return r;
 }

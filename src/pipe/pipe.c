@@ -105,7 +105,7 @@ pipe_start(struct pipe *p, struct nf_run *r)
 {
 	r->n_fetched = 0;
 	r->first = 0;
-	r->speculative = false;
+	r->speculative = 0;
 	r->has_group = false;
 	r->state = run_execute(&p->context, r) == NF_WAIT ? RUN_READING : RUN_DECIDED;
 	p->stats.runs++;

@@ -102,6 +102,8 @@ struct run_write {
 	uint8_t table, key_bytes, format;
 	uint8_t op;				/* enum frame_op_kind */
 	uint8_t pending;			/* Which guess has it; 0: none. */
+	bool light;				/* nf_may_lose(); in the overlay: of a
+						 * light run. */
 };
 
 /* What the value of the record is after a write, is in the operation. */
@@ -110,6 +112,12 @@ write_is_whole(const struct run_write *w)
 {
 	return w->op == FRAME_PUT || w->op == FRAME_DELETE || w->op == FRAME_SETTLE;
 }
+
+/* What a run has seen that no server has acknowledged. */
+enum run_sight {
+	RUN_SAW_LIGHT = 1 << 0,			/* Of light runs... */
+	RUN_SAW_HEAVY = 1 << 1,			/* ...and of others. */
+};
 
 /* What becomes of the packet when it leaves. */
 enum run_edit {
@@ -169,8 +177,9 @@ struct nf_run {
 	uint8_t fate;				/* enum run_fate, of its group. */
 	bool has_group;
 	bool late;				/* Listed in its flow's lane. */
-	bool speculative;			/* Saw what is not acknowledged... */
-	bool doomed;				/* In vain: it has to start again. */
+	uint8_t speculative;			/* enum run_sight */
+	bool doomed;				/* What it saw was in vain: it has to
+						 * start again. */
 	bool has_connection;
 	uint8_t part;				/* The partition that it writes. */
 	uint8_t marks;				/* enum run_mark */
@@ -191,9 +200,11 @@ struct nf_run {
 	struct run_value value[NF_MAX_READS];
 
 	/* Of some. */
-	struct nf_run *next;			/* In the commit queue, in the list of those
+	struct nf_run *next;			/* In a commit queue, in the list of those
 						 * to restart, or to arrive anew. */
 	struct job *job;			/* Of its group. */
+	uint64_t committed;			/* When it came to its commit queue. */
+	bool light;				/* In that of light runs. */
 	struct nf_run *late_next;
 	struct rte_mbuf *emitted_next;		/* Of a packet that is itself emitted. */
 	struct rte_mbuf *behind;		/* Linked by emitted_next. */
@@ -239,19 +250,25 @@ struct job {
 	unsigned int n_used;			/* Entries, and runs that only touched. */
 	unsigned int n_new;			/* Of packets that just arrived. */
 	unsigned int n_ops;			/* 0: nothing to ask. */
-	unsigned int n_groups;			/* Of its runs in the commit queue: what
+	unsigned int n_groups;			/* Of its runs in commit queues: what
 						 * they wrote is seen in its frame. */
 	bool answered;				/* Only groups that wait for replicas are
 						 * left... */
 	bool settled;				/* ...and not even these. */
 	struct nf_run *entry[JOB_MAX_ENTRIES];
+	/* By entry, of a light run that has left before the others: its partition. */
+	uint8_t left_part[JOB_MAX_ENTRIES];
 };
 
 /* order.c: which runs have to wait for which.  See there. */
 struct lane {
 	uint64_t hash;				/* Of the connection; 0: free. */
 	struct nf_run *late, *late_tail;	/* By arrival; only the first may decide. */
-	unsigned int n_committing;
+	unsigned int n_committing, n_light;	/* In a commit queue, and light ones. */
+};
+
+struct commit_queue {
+	struct nf_run *head, *tail;
 };
 
 enum {
@@ -272,9 +289,9 @@ struct guess {
 struct order {
 	unsigned int n_lanes, n_overlay;
 	unsigned int n_guesses;
-	unsigned int n_groupless;		/* In the commit queue, without a group. */
-	uint64_t seed;
-	struct nf_run *commit_head, *commit_tail;
+	unsigned int n_groupless;		/* In a commit queue, without a group. */
+	uint64_t seed, n_committed;		/* That ever came to one. */
+	struct commit_queue commit[2];		/* Of light runs the second. */
 	struct nf_run *restart_head, *restart_tail;
 	struct lane lane[ORDER_LANES];
 	struct run_write *overlay[ORDER_OVERLAY];
@@ -302,9 +319,9 @@ void order_retry(struct order *o, struct nf_run *r);
 void order_decided(struct order *o, struct nf_run *r);
 /* Whether a run of the same connection waits for its commit. */
 bool order_committing(struct order *o, struct nf_run *r);
-/* Puts 'r' and its writes in the commit queue. */
+/* Puts 'r' and its writes in a commit queue. */
 void order_commit(struct order *o, struct nf_run *r);
-/* Takes the first of the commit queue whose fate is known, or NULL.  Its writes are
+/* Takes the next of the commit queues whose fate is known, or NULL.  Its writes are
  * out of the overlay; runs that saw writes which failed are doomed. */
 struct nf_run *order_next_committed(struct order *o);
 /* Replaces values by what earlier runs wrote and nobody has acknowledged; if there
@@ -560,7 +577,7 @@ job_free(struct pipe *p, struct job *job)
 	p->n_jobs--;
 }
 
-/* All of it was answered, or a run of its groups has left the commit queue. */
+/* All of it was answered, or a run of its groups has left its commit queue. */
 static inline void
 job_done(struct pipe *p, struct job *job)
 {

@@ -7,6 +7,7 @@
  *
  * A batch whose groups have to reach replicas comes back twice.  The first time its reads
  * are settled and its groups stay; what they wrote is in the overlay until the second.
+ * Those of light runs are over the first time.
  */
 #include "pipe/run.h"
 
@@ -40,7 +41,7 @@ bind_from(struct store_part *part, struct nf_run *r, bool only_one)
 		value->format = v.format;
 	}
 	r->n_fetched = r->n_asked;
-	r->speculative = false;
+	r->speculative = 0;
 	r->unacknowledged = 0;
 	return err;
 }
@@ -122,7 +123,7 @@ retry(struct pipe *p, struct nf_run *r, enum nf_drop reason)
 		order_retry(&p->order, r);
 }
 
-/* Those of the commit queue whose fate is known leave, or start again. */
+/* Those of the commit queues whose fate is known leave, or start again. */
 static void
 release_committed(struct pipe *p)
 {
@@ -198,6 +199,21 @@ put_touches(struct pipe *p, const struct nf_run *r)
 		p->open->n_used++;
 }
 
+/* Puts the group of a run that has decided into the open job. */
+static void
+put_group(struct pipe *p, struct nf_run *r)
+{
+	struct store_part *part = &p->context.part[r->part];
+	bool first = part->request.groups == NULL;
+
+	run_put_group(&p->context, r);
+	job_add(p->open, r, 1);
+	r->job = p->open;
+	p->open->n_groups++;
+	order_commit(&p->order, r);
+	part->may_lose = r->light && (first || part->may_lose);
+}
+
 /* Runs 'r' with its values.  Most runs leave here.  Where it is 'tight', the open job may
  * have no room for what the run asks or writes. */
 static inline void
@@ -229,11 +245,7 @@ decide(struct pipe *p, struct nf_run *r, bool tight)
 	}
 	r->verdict = verdict;
 	if (r->n_writes > 0) {
-		run_put_group(&p->context, r);
-		job_add(p->open, r, 1);
-		r->job = p->open;
-		p->open->n_groups++;
-		order_commit(&p->order, r);
+		put_group(p, r);
 	} else if (unlikely(r->speculative || order_committing(&p->order, r))) {
 		order_commit(&p->order, r);
 	} else {
@@ -265,25 +277,22 @@ fate_of_error(int error)
 	return error == -ENOTCONN ? RUN_UNSENT : RUN_LOST;
 }
 
-/* Takes the answer to a run's group off its partition's reply: the next one that is a
- * group's, as reads that were settled before are still among them. */
-static void
-bind_group(struct store_part *part, struct nf_run *r)
+/* Takes the answer to a group off its partition's reply: the next one that is a group's,
+ * as reads that were settled before are still among them. */
+static enum run_fate
+take_fate(struct store_part *part)
 {
 	struct frame_value v = { .answer = FRAME_MISS };
 
-	if (unlikely(part->error != 0)) {
-		r->fate = fate_of_error(part->error);
-		return;
-	}
-	r->fate = RUN_LOST;
+	if (unlikely(part->error != 0))
+		return fate_of_error(part->error);
 	while (v.answer < FRAME_APPLIED) {
 		if (unlikely(frame_reply_next(&part->reply, &v) != 1)) {
 			part->error = -EBADMSG;
-			return;
+			return RUN_LOST;
 		}
 	}
-	r->fate = fate_of(v.answer);
+	return fate_of(v.answer);
 }
 
 /* The second time: only groups are left. */
@@ -292,27 +301,36 @@ settle_groups(struct pipe *p, struct job *job)
 {
 	for (unsigned int i = 0; i < job->n_entries; i++) {
 		struct nf_run *r = job->entry[i];
+		uint8_t part = r != NULL ? r->part : job->left_part[i];
+		enum run_fate fate = take_fate(&job->batch->part[part]);
 
-		bind_group(&job->batch->part[r->part], r);
+		if (r == NULL)
+			continue;
+		r->fate = fate;
 		release_committed(p);
 	}
 	job->settled = true;
 	job_done(p, job);
 }
 
-/* A group's answer.  Returns whether the run stays in the job, to be asked for again. */
-static inline bool
-settle_group(struct pipe *p, struct store_batch *b, struct nf_run *r)
+/* A group's answer.  Unless it is final, there will be another one in its place, which
+ * 'n_stay' counts; that one holds, if the run is not light. */
+static inline void
+settle_group(struct pipe *p, struct job *job, struct nf_run *r, unsigned int *n_stay)
 {
-	bind_group(&b->part[r->part], r);
+	bool final = job->batch->final, stays = !final && !r->light;
+	enum run_fate fate = take_fate(&job->batch->part[r->part]);
+
 	if (unlikely(p->order.n_guesses > 0))
 		guess_answered(&p->order, r);
-	if (unlikely(!b->final)) {
-		r->fate = RUN_UNKNOWN;
-		return true;
+	if (unlikely(!final)) {
+		job->entry[*n_stay] = stays ? r : NULL;
+		job->left_part[(*n_stay)++] = r->part;
 	}
+	if (unlikely(stays))
+		return;
+	r->fate = fate;
 	release_committed(p);
-	return false;
 }
 
 /* Entries are taken in the order of the frame.  A group that stands behind a read was
@@ -333,14 +351,12 @@ pipe_settle(struct pipe *p, struct job *job)
 
 		if (i + 3 < n)
 			run_prefetch(job->entry[i + 3]);
-		if (r->state == RUN_COMMITTING) {
-			if (settle_group(p, b, r))
-				job->entry[n_stay++] = r;
-		} else if (r->state == RUN_DECIDED || likely(bind(p, b->part, r) == 0)) {
+		if (r->state == RUN_COMMITTING)
+			settle_group(p, job, r, &n_stay);
+		else if (r->state == RUN_DECIDED || likely(bind(p, b->part, r) == 0))
 			decide(p, r, tight);
-		} else {
+		else
 			end_lost(p, r);
-		}
 	}
 	if (likely(b->final)) {
 		job->settled = true;

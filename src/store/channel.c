@@ -354,22 +354,22 @@ note_loss(struct channel *c, uint64_t now_ms)
 }
 
 static bool
-is_overdue(const struct channel *c, const struct channel_ring *r, uint64_t now_ms)
+is_overdue(const struct channel_ring *r, uint64_t patience_ms, uint64_t now_ms)
 {
-	return r->n > 0 && now_ms - ring_at(r, 0)->asked_ms >= c->timeout_ms;
+	return r->n > 0 && now_ms - ring_at(r, 0)->asked_ms >= patience_ms;
 }
 
 static void
 channel_expire(struct channel *c, uint64_t now_ms)
 {
-	while (is_overdue(c, &c->flight, now_ms)) {
+	while (is_overdue(&c->flight, c->timeout_ms, now_ms)) {
 		if (c->frames.state == LINK_UP)
 			link_fail(&c->frames, now_ms, "no answer within %u ms",
 				  c->timeout_ms);
 		note_loss(c, now_ms);
 		flight_done(c, -ETIMEDOUT);
 	}
-	while (is_overdue(c, &c->uncommitted, now_ms)) {
+	while (is_overdue(&c->uncommitted, channel_patience_ms(c), now_ms)) {
 		struct channel_part *p = ring_pop(&c->uncommitted);
 
 		if (may_say(&c->missed_ms, now_ms))
@@ -377,6 +377,7 @@ channel_expire(struct channel *c, uint64_t now_ms)
 				    "%s: replicas have not acknowledged what was written "
 				    "within %u ms: its packets are dropped",
 				    c->frames.name, c->timeout_ms);
+		c->missing = true;
 		p->part->error = -ETIMEDOUT;
 		p->batch->n_uncommitted--;
 	}

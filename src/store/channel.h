@@ -28,6 +28,9 @@ enum {
 						 * names all leased tables. */
 	CHANNEL_SOON_MS = 5,			/* While a socket may become writable. */
 	CHANNEL_WATCH_MS = 1000,		/* Between two looks for a replica. */
+	/* How long parts wait for replicas that are known to be missing: so long that a
+	 * round finds out if they are back. */
+	CHANNEL_MISSING_MS = 10,
 };
 
 static_assert(CHANNEL_RING >= STORE_INFLIGHT + STORE_UNCOMMITTED, "room for all parts");
@@ -105,7 +108,9 @@ struct channel {
 	struct channel_ring uncommitted;	/* Answered, from the oldest. */
 	struct channel_ask round;
 	uint64_t round_id;			/* The last frame that it covers. */
-	int64_t round_replicas;			/* So many have what it covers. */
+	uint8_t round_commit;			/* So many are asked for... */
+	int64_t round_replicas;			/* ...and have what it covers. */
+	bool missing;				/* Too few, when last asked in vain. */
 	bool watch;				/* The caller's: find out 'replicated'. */
 	bool replicated;			/* The server had a replica, once. */
 
@@ -188,6 +193,13 @@ static inline uint64_t
 earlier(uint64_t a, uint64_t b)
 {
 	return a < b ? a : b;
+}
+
+/* How long a part may be uncommitted. */
+static inline uint64_t
+channel_patience_ms(const struct channel *c)
+{
+	return c->missing ? earlier(c->timeout_ms, CHANNEL_MISSING_MS) : c->timeout_ms;
 }
 
 /* Whether something is to be asked on the link for commits. */

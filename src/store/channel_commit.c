@@ -12,6 +12,9 @@
  * So what was answered when a round was sent is committed when its WAIT counted enough
  * replicas and its second mark is answered: all of it at once, however many parts.
  *
+ * Where replicas are missing, nothing waits long for them: see channel_patience_ms().  So
+ * what needs none, and travels in the same batches, is not held up.
+ *
  * SNF.MARK answers how many replicas there are.  For a caller who watches for the first
  * one, it is asked now and then for that alone.
  */
@@ -45,11 +48,13 @@ round_start(struct channel *c, uint64_t now_ms)
 
 	put_mark(&o, c);
 	c->round_id = 0;
+	c->round_commit = 0;
 	c->round_replicas = 0;
 	if (r->n > 0) {
+		c->round_commit = ring_at(r, 0)->commit;
 		resp_put_head(&o, '*', 3);
 		resp_put_string(&o, "WAIT", 4);
-		resp_put_number(&o, ring_at(r, 0)->commit);
+		resp_put_number(&o, c->round_commit);
 		resp_put_number(&o, earlier(c->timeout_ms, COMMIT_WAIT_MS));
 		channel_put_asking(&o, &c->frames);
 		put_mark(&o, c);
@@ -65,6 +70,8 @@ round_end(struct channel *c)
 {
 	struct channel_ring *r = &c->uncommitted;
 
+	if (c->round_commit > 0 && c->round_replicas >= c->round_commit)
+		c->missing = false;
 	while (r->n > 0 && ring_at(r, 0)->id <= c->round_id &&
 	       ring_at(r, 0)->commit <= c->round_replicas)
 		ring_pop(r)->batch->n_uncommitted--;
@@ -156,7 +163,8 @@ commit_wait_fds(struct channel *c, int *fd, unsigned int max, uint64_t now_ms,
 	}
 	if (c->uncommitted.n > 0)
 		until = earlier(until,
-				ring_at(&c->uncommitted, 0)->asked_ms + c->timeout_ms);
+				ring_at(&c->uncommitted, 0)->asked_ms +
+					channel_patience_ms(c));
 	*until_ms = earlier(*until_ms, until);
 	return link_fds(l, fd, max);
 }

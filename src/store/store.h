@@ -61,6 +61,9 @@ struct store_table {
 
 struct store_part {
 	struct frame request;
+	/* The caller's, if there are groups: a failover may lose what they write.  No
+	 * replica is waited for. */
+	bool may_lose;
 	struct frame_cursor reply;
 	int error;				/* 0; -ETIMEDOUT: nobody knows whether it
 						 * was applied; -EALREADY: nor how it was

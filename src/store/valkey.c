@@ -148,7 +148,9 @@ batch_look(const struct valkey *v, struct valkey_batch *b)
 		struct channel_part *p = &b->part[i];
 
 		p->has_groups = f->groups != NULL && f->groups < f->at;
-		p->commit = p->has_groups && v->most_commit > 0 ? commit_of(v, f) : 0;
+		p->commit = p->has_groups && !b->batch.part[i].may_lose &&
+					    v->most_commit > 0
+				    ? commit_of(v, f) : 0;
 		b->commits |= p->commit > 0;
 		room &= !p->has_groups || !channel_is_full(&v->channel[i]);
 	}

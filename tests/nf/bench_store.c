@@ -67,7 +67,7 @@ batch_take(struct store *store)
 
 	assert_true(number >= 0);
 	s->batch[number] = empty;
-	s->has_groups[number] = false;
+	s->commits[number] = false;
 	return &s->batch[number];
 }
 
@@ -130,7 +130,7 @@ batch_submit(struct store *store, struct store_batch *batch)
 		part->error = p->error[i];
 		if (part->error != 0 || f->at == f->start + FRAME_HEAD_BYTES)
 			continue;
-		s->has_groups[batch - s->batch] |= has_group(f);
+		s->commits[batch - s->batch] |= has_group(f) && !part->may_lose;
 		frame_finish(f, partition_generation(p->partition[i]), TERM, s->client,
 			     ++s->next_id);
 		assert_int_equal(partition_apply(p->partition[i], f->start,
@@ -169,7 +169,7 @@ batch_poll(struct store *store, struct store_batch **done, unsigned int max)
 	if (s->n_done == 0 || s->n_held == STORE_UNCOMMITTED)
 		return 0;
 	done[0] = take_first(s->done, &s->n_done);
-	if (s->partitions->hold && s->has_groups[done[0] - s->batch]) {
+	if (s->partitions->hold && s->commits[done[0] - s->batch]) {
 		done[0]->final = false;
 		s->held[s->n_held++] = done[0];
 	}

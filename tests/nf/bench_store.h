@@ -26,7 +26,7 @@ struct bench_store {
 	uint64_t client, next_id;
 	unsigned int n_done, n_held;
 	struct store_batch *done[STORE_INFLIGHT], *held[STORE_UNCOMMITTED];
-	bool has_groups[STORE_BATCHES];		/* By batch, as all of these. */
+	bool commits[STORE_BATCHES];		/* Replicas have to have it; by batch. */
 	struct store_batch batch[STORE_BATCHES];
 	struct pool pool;
 	struct buffer *reply;			/* By batch and part. */

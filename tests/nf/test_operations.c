@@ -473,64 +473,6 @@ test_a_group_that_may_be_lost_does_not_pass(void **state)
 	bench_close(b);
 }
 
-/* --- replicas ------------------------------------------------------------------- */
-
-static void
-test_nothing_leaves_on_what_replicas_may_not_have(void **state)
-{
-	struct bench *b = open_bench(1, 1);
-
-	bench_hold(b, true);
-	put(b, 0, COUNT, 1);
-	for (unsigned int i = 0; i < 12; i++) {
-		if (i == 6) {
-			put(b, 0, READ, 1);
-			put(b, 0, COUNT, 1);
-			put(b, 0, READ, 2);
-		}
-		bench_turn(b, 0);
-	}
-	/* A read of something else does not wait. */
-	assert_int_equal(take(b), 0);
-	assert_int_equal(take(b), -1);
-	assert_int_equal(bench_stats(b).uncommitted, 2);
-	bench_hold(b, false);
-	bench_settle(b);
-	assert_int_equal(bench_stats(b).uncommitted, 0);
-	assert_int_equal(take(b), 1);
-	assert_int_equal(take(b), 1);
-	assert_int_equal(take(b), 2);
-	assert_int_equal(bench_conflicts(b), 0);
-	bench_close(b);
-}
-
-/* More than the store lets wait: packets queue, and none is lost. */
-static void
-test_slow_replicas_lose_nothing(void **state)
-{
-	struct bench *b = open_bench(1, 2);
-	int n, last = 0;
-
-	bench_hold(b, true);
-	for (unsigned int i = 0; i < 300; i++) {
-		put(b, 0, COUNT, 1 + i % 3);
-		bench_turn(b, 0);
-		bench_turn(b, 0);
-	}
-	assert_int_equal(take(b), -1);
-	bench_hold(b, false);
-	bench_settle(b);
-	for (unsigned int i = 0; i < 300; i++) {
-		n = take(b);
-		assert_true(n >= last);
-		last = n;
-	}
-	assert_int_equal(last, 100);
-	assert_int_equal(take(b), -1);
-	assert_int_equal(bench_conflicts(b), 0);
-	bench_close(b);
-}
-
 int
 main(void)
 {
@@ -548,8 +490,6 @@ main(void)
 		cmocka_unit_test(test_a_full_table_refuses_or_evicts),
 		cmocka_unit_test(test_only_runs_of_a_lost_partition_are_lost),
 		cmocka_unit_test(test_a_group_that_may_be_lost_does_not_pass),
-		cmocka_unit_test(test_nothing_leaves_on_what_replicas_may_not_have),
-		cmocka_unit_test(test_slow_replicas_lose_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, bench_start, NULL);

@@ -236,8 +236,10 @@ def url(address, name="", port=80, scheme="http"):
     return f"{scheme}://{host}:{port}/{name}"
 
 
-def downloads_survive(net, server, client, addresses, want, port=80, scheme="http"):
-    """Files are loaded in parallel; in their middle an instance is killed."""
+def downloads_survive(net, server, client, addresses, want, port=80, scheme="http",
+                      fault=None):
+    """Files are loaded in parallel; in their middle an instance is killed, unless the fault
+    is another."""
     words = []
     for i, name in enumerate(want):
         words += ["-o", f"{net.lab.ram}/got/{name}",
@@ -250,7 +252,7 @@ def downloads_survive(net, server, client, addresses, want, port=80, scheme="htt
         wait_for(lambda: arrived() - before > 0.3 * len(want) * FILE_BYTES or not curl.alive,
                  20, "the downloads")
         assert curl.alive, curl.log()
-        net.kill()
+        (fault or net.kill)()
         assert curl.wait(40) == 0, curl.log()
     assert checksums(net, "got") == want
 

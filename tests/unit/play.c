@@ -382,6 +382,7 @@ play_ask(struct play *p, unsigned int at, bool write, uint64_t *id)
 	uint8_t ops[200];
 
 	assert_non_null(b);
+	b->part[at].may_lose = p->may_lose;
 	if (write)
 		play_put(&b->part[at].request, 0);
 	else

@@ -27,6 +27,7 @@ struct play {
 	/* What the next greeting is answered. */
 	uint64_t generation, term;
 	unsigned int n_replicas, table_id;	/* The second's is one more. */
+	bool may_lose;				/* What the next batches write. */
 
 	char folder[32], path[64];
 	int listener, port;

@@ -15,6 +15,8 @@
 
 #include <cmocka.h>
 
+#include "base/clock.h"
+
 static struct store_batch *
 ask(struct play *p, bool write, uint64_t *id)
 {
@@ -147,6 +149,66 @@ test_what_no_replica_has_in_time_is_given_up(void **state)
 	play_expect_done(&p, after, true);
 	play_expect_answer(after, 0, FRAME_HIT);
 	close(side);
+	play_close(&p);
+}
+
+/* What waits for replicas that are not there is given up soon, until they are back. */
+static void
+test_missing_replicas_are_not_waited_for_long(void **state)
+{
+	struct play p = play_with_commit(1);
+	struct store_batch *b;
+	uint64_t id, start_ms, soon_ms;
+	int side;
+
+	(void)state;
+	p.timeout_ms = 120;		/* A round fails at 160. */
+	soon_ms = p.timeout_ms - 10;		/* The store's clock is coarse. */
+	play_open(&p);
+	for (unsigned int i = 0; i < 3; i++) {
+		b = ask(&p, true, &id);
+		start_ms = clock_ms();
+		play_answer_group(&p, 0, id, FRAME_APPLIED);
+		play_expect_done(&p, b, false);
+		if (i == 0)
+			side = play_accept(&p);
+		play_expect_round(&p, side, 1);
+		if (i < 2) {
+			play_expect_done(&p, b, true);
+			assert_int_equal(b->part[0].error, -ETIMEDOUT);
+			assert_true((clock_ms() - start_ms < soon_ms) == (i > 0));
+		}
+		/* It is the third one's in which there is one. */
+		play_answer_round(side, i / 2);
+	}
+	play_expect_done(&p, b, true);
+	b = ask(&p, true, &id);
+	start_ms = clock_ms();
+	play_answer_group(&p, 0, id, FRAME_APPLIED);
+	play_expect_done(&p, b, false);
+	play_expect_round(&p, side, 1);
+	play_expect_done(&p, b, true);
+	assert_true(clock_ms() - start_ms >= soon_ms);
+	close(side);
+	play_close(&p);
+}
+
+static void
+test_what_may_be_lost_waits_for_no_replica(void **state)
+{
+	struct play p = play_with_commit(1);
+	struct store_batch *b;
+	uint64_t id;
+
+	(void)state;
+	p.n_replicas = 1;
+	p.may_lose = true;
+	play_open(&p);
+	b = ask(&p, true, &id);
+	play_answer_group(&p, 0, id, FRAME_APPLIED);
+	play_expect_done(&p, b, true);
+	play_expect_answer(b, 0, FRAME_APPLIED);
+	assert_false(play_readable(p.listener));
 	play_close(&p);
 }
 
@@ -498,6 +560,8 @@ main(void)
 		cmocka_unit_test(test_a_round_covers_what_was_answered_before_it),
 		cmocka_unit_test(test_too_few_replicas_are_asked_again),
 		cmocka_unit_test(test_what_no_replica_has_in_time_is_given_up),
+		cmocka_unit_test(test_missing_replicas_are_not_waited_for_long),
+		cmocka_unit_test(test_what_may_be_lost_waits_for_no_replica),
 		cmocka_unit_test(test_only_writes_of_tables_that_ask_for_replicas_wait),
 		cmocka_unit_test(test_the_first_replica_is_waited_for_from_then_on),
 		cmocka_unit_test(test_there_is_an_end_to_what_waits_for_replicas),
