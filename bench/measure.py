@@ -13,7 +13,8 @@ LONG = 1_000_000		# Packets of a flow: in a run hardly any closes.
 # The function's own section, what the source needs besides, the clients' side.
 FUNCTIONS = {
 	"firewall": ("rules: [{action: allow, direction: out}]", {}, "inside"),
-	"nat": ("addresses: [%s]" % ", ".join(f"198.19.0.{i}" for i in range(1, 9)),
+	# A port rests for two minutes: so many that those of new connections do not run out.
+	"nat": ("addresses: [%s]" % ", ".join(f"198.19.0.{i}" for i in range(1, 65)),
 		{}, "inside"),
 	"lb": ("{address: 203.0.113.1:80, backends: [%s]}" % ", ".join(
 		f"192.168.0.{i}:80" for i in range(1, 9)), {"to": "203.0.113.1"}, "outside"),

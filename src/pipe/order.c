@@ -39,6 +39,18 @@ order_init(struct order *o, uint64_t seed)
 	o->seed = seed;
 }
 
+static inline bool
+is_taken(const uint64_t *taken, unsigned int i)
+{
+	return (taken[i / 64] >> i % 64 & 1) != 0;
+}
+
+static inline void
+set_taken(uint64_t *taken, unsigned int i, bool to)
+{
+	taken[i / 64] = (taken[i / 64] & ~(1ULL << i % 64)) | (uint64_t)to << i % 64;
+}
+
 /* Later fragments have no ports: what they are of is all that tells them from those of
  * any other connection of the same hosts. */
 static __rte_noinline uint64_t
@@ -69,12 +81,18 @@ lane_hash(struct order *o, struct nf_run *r)
 	return r->lane_hash;
 }
 
+static inline unsigned int
+lane_home(uint64_t hash)
+{
+	return (hash >> 1) % ORDER_LANES;
+}
+
 /* The slot of that connection's lane, or the free one where it would go.  At most
  * PIPE_MAX_LIVE runs have a lane: there is always a free one. */
 static struct lane *
 lane_slot(struct order *o, uint64_t hash)
 {
-	unsigned int i = (hash >> 1) % ORDER_LANES;
+	unsigned int i = lane_home(hash);
 
 	while (o->lane[i].hash != 0 && o->lane[i].hash != hash)
 		i = (i + 1) % ORDER_LANES;
@@ -85,7 +103,7 @@ lane_slot(struct order *o, uint64_t hash)
 static struct lane *
 lane_find(struct order *o, struct nf_run *r)
 {
-	if (o->n_lanes == 0)
+	if (o->n_lanes == 0 || !is_taken(o->lane_taken, lane_home(lane_hash(o, r))))
 		return NULL;
 
 	struct lane *l = lane_slot(o, lane_hash(o, r));
@@ -101,6 +119,7 @@ lane_make(struct order *o, struct nf_run *r)
 
 	if (l->hash == 0) {
 		*l = (struct lane){ .hash = hash };
+		set_taken(o->lane_taken, (unsigned int)(l - o->lane), true);
 		o->n_lanes++;
 	}
 	return l;
@@ -118,7 +137,7 @@ lane_release(struct order *o, struct lane *l)
 	o->n_lanes--;
 	for (unsigned int i = (gap + 1) % ORDER_LANES; o->lane[i].hash != 0;
 	     i = (i + 1) % ORDER_LANES) {
-		unsigned int home = (o->lane[i].hash >> 1) % ORDER_LANES;
+		unsigned int home = lane_home(o->lane[i].hash);
 
 		if ((i - home) % ORDER_LANES >= (i - gap) % ORDER_LANES) {
 			o->lane[gap] = o->lane[i];
@@ -126,6 +145,7 @@ lane_release(struct order *o, struct lane *l)
 		}
 	}
 	o->lane[gap].hash = 0;
+	set_taken(o->lane_taken, gap, false);
 }
 
 static void
@@ -273,6 +293,7 @@ overlay_add(struct order *o, struct run_write *w)
 	if (*slot == NULL)
 		o->n_overlay++;
 	*slot = w;
+	set_taken(o->overlay_taken, (unsigned int)(slot - o->overlay), true);
 }
 
 static void
@@ -297,6 +318,7 @@ overlay_remove(struct order *o, struct run_write *w)
 		}
 	}
 	o->overlay[gap] = NULL;
+	set_taken(o->overlay_taken, gap, false);
 }
 
 void
@@ -305,9 +327,11 @@ order_overlay(struct order *o, struct nf_run *r)
 	for (unsigned int i = 0; i < r->n_fetched && o->n_overlay > 0; i++) {
 		struct run_value *v = &r->value[i];
 		uint64_t hash = hash_bytes(v->key, v->key_bytes, o->seed + v->table);
-		const struct run_write *w =
-			*overlay_slot(o, hash, v->table, v->key, v->key_bytes);
+		const struct run_write *w;
 
+		if (!is_taken(o->overlay_taken, hash % ORDER_OVERLAY))
+			continue;
+		w = *overlay_slot(o, hash, v->table, v->key, v->key_bytes);
 		if (w == NULL)
 			continue;
 		v->value = w->value;

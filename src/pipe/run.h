@@ -293,6 +293,9 @@ struct order {
 	uint64_t seed, n_committed;		/* That ever came to one. */
 	struct commit_queue commit[2];		/* Of light runs the second. */
 	struct nf_run *restart_head, *restart_tail;
+	/* Which slots are taken: nearly none, and who looks in vain need not miss the
+	 * cache for it. */
+	uint64_t lane_taken[ORDER_LANES / 64], overlay_taken[ORDER_OVERLAY / 64];
 	struct lane lane[ORDER_LANES];
 	struct run_write *overlay[ORDER_OVERLAY];
 	struct guess guess[ORDER_GUESSES];
