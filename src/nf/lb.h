@@ -137,6 +137,9 @@ int lb_maglev_at(const uint8_t table[LB_MAGLEV], uint64_t hash, uint64_t usable)
 unsigned int lb_turns_make(uint8_t *turns, const struct lb_backend *backend,
 			   unsigned int n);
 
+/* Makes what the service's scheduler goes by, of its backends: -ENOMEM. */
+int lb_schedule_init(struct lb_service *s);
+
 /* What schedulers choose by. */
 struct lb_load {
 	uint64_t usable;			/* A bit for each that may be chosen. */

@@ -132,9 +132,10 @@ is_http(const struct lb_check *c)
 	return c->kind == LB_CHECK_HTTP || c->kind == LB_CHECK_HTTPS;
 }
 
-/* What is given for another kind of check would be ignored. */
+/* What is given for another kind of check would be ignored.  'where' is what the file has:
+ * whose line an error names. */
 static int
-check_options(const struct lb_check *c)
+check_options(const struct lb_check *c, const void *where)
 {
 	const struct {
 		const char *key;
@@ -152,8 +153,8 @@ check_options(const struct lb_check *c)
 	for (unsigned int i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
 		if (!options[i].given || options[i].fits)
 			continue;
-		config_error(c, "'check.%s' is not for checks of type %s", options[i].key,
-			     kinds[c->kind]);
+		config_error(where, "'check.%s' is not for checks of type %s",
+			     options[i].key, kinds[c->kind]);
 		return -EINVAL;
 	}
 	return 0;
@@ -167,11 +168,12 @@ set_default(uint64_t *value, uint64_t otherwise)
 }
 
 int
-lb_check_init(struct lb_check *c)
+lb_check_init(const struct lb_check *given, struct lb_check *c)
 {
+	*c = *given;
 	if (c->kind == LB_CHECK_NONE)
 		return 0;
-	if (check_options(c) != 0)
+	if (check_options(c, given) != 0)
 		return -EINVAL;
 	set_default(&c->interval_ms, INTERVAL_MS);
 	set_default(&c->timeout_ms,
@@ -181,8 +183,8 @@ lb_check_init(struct lb_check *c)
 	set_default(&c->rise, RISE);
 	set_default(&c->fall, FALL);
 	if (c->timeout_ms > c->interval_ms) {
-		config_error(c, "'check.timeout' is longer than the interval, want %lums "
-				"or less",
+		config_error(given, "'check.timeout' is longer than the interval, want "
+				    "%lums or less",
 			     (unsigned long)c->interval_ms);
 		return -EINVAL;
 	}

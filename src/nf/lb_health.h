@@ -29,8 +29,8 @@ enum lb_check_kind {
 	LB_CHECK_ICMP,
 };
 
-/* How backends are checked: read by lb_check_fields into zeros, and made whole by
- * lb_check_init(). */
+/* How backends are checked: read by lb_check_fields into zeros; lb_check_init() makes one
+ * of it that is whole. */
 struct lb_check {
 	int kind;				/* enum lb_check_kind */
 	bool verify;				/* HTTPS: the certificate has to be right. */
@@ -47,8 +47,9 @@ struct lb_check {
 
 extern const struct config_field lb_check_fields[];
 
-/* Sets what was not given, and says by config_error() what cannot be: -EINVAL. */
-int lb_check_init(struct lb_check *check);
+/* 'check' becomes what was given, with the defaults of what was not.  Says by config_error()
+ * what cannot be: -EINVAL. */
+int lb_check_init(const struct lb_check *given, struct lb_check *check);
 
 /* All checks of an instance; constant once it is made. */
 struct lb_health;

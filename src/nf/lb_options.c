@@ -54,6 +54,37 @@ weight_parse(const char *text, void *out)
 	return 0;
 }
 
+/* No host is at other addresses: 0.0.0.0 is no wildcard. */
+static bool
+is_host(const struct endpoint *e)
+{
+	static const uint8_t none[8];		/* ::/64 has ::, ::1 and ::ffff:0:0/96. */
+	uint8_t first = e->ip6[0];		/* Of ip4, too. */
+
+	if (e->version == 4)
+		return first != 0 && first != 127 && first < 224;
+	return first != 0xff && memcmp(e->ip6, none, sizeof(none)) != 0;
+}
+
+static int
+host_parse(const char *text, void *out)
+{
+	return address_parse(text, out) == 0 && is_host(out) ? 0 : -EINVAL;
+}
+
+static int
+service_parse(const char *text, void *out)
+{
+	return endpoint_parse(text, out) == 0 && is_host(out) ? 0 : -EINVAL;
+}
+
+/* Frames have it as their source: it is no group's. */
+static int
+station_parse(const char *text, void *out)
+{
+	return mac_parse(text, out) == 0 && !(*(uint8_t *)out & 1) ? 0 : -EINVAL;
+}
+
 static int
 down_parse(const char *text, void *out)
 {
@@ -74,7 +105,7 @@ down_parse(const char *text, void *out)
 
 static const struct config_field backend_fields[] = {
 	{ "address", CONFIG_SCALAR, offsetof(struct backend_options, address),
-	  .required = true, .parse = endpoint_parse, .help = "ADDRESS:PORT" },
+	  .required = true, .parse = service_parse, .help = "ADDRESS:PORT of a host" },
 	{ "weight", CONFIG_SCALAR, offsetof(struct backend_options, weight),
 	  .parse = weight_parse,
 	  .help = "its share, 1 to 100 (default: 1), or 0: no new connections" },
@@ -91,8 +122,8 @@ static const struct config_field backend_fields[] = {
 	{ "name", CONFIG_STRING, offsetof(struct service_options, name),         \
 	  .help = "for people" },                                                \
 	{ "address", CONFIG_SCALAR, offsetof(struct service_options, address),   \
-	  .parse = endpoint_parse,                                               \
-	  .help = "the virtual address that clients know, ADDRESS:PORT" },       \
+	  .parse = service_parse,                                                \
+	  .help = "ADDRESS:PORT that clients know, of a host" },                 \
 	{ "protocol", CONFIG_ENUM, offsetof(struct service_options, protocol),   \
 	  .words = (const char *const[]){ "tcp", "udp", NULL },                  \
 	  .help = "default: tcp" },                                              \
@@ -107,11 +138,11 @@ static const struct config_field backend_fields[] = {
 	{ "backends", CONFIG_LIST, offsetof(struct service_options, backends),   \
 	  .min = 1, .max = LB_MAX_BACKENDS,                                      \
 	  .item_bytes = sizeof(struct backend_options),                          \
-	  .fields = backend_fields, .parse = endpoint_parse,                     \
-	  .help = "ADDRESS:PORT, of the same IP version as 'address'" },         \
+	  .fields = backend_fields, .parse = service_parse,                      \
+	  .help = "ADDRESS:PORT of a host, of the IP version of 'address'" },    \
 	{ "sources", CONFIG_LIST, offsetof(struct service_options, sources),     \
 	  .max = LB_MAX_SOURCES, .item_bytes = sizeof(struct endpoint),          \
-	  .parse = address_parse,                                                \
+	  .parse = host_parse,                                                   \
 	  .help = "the addresses that backends see, of mode nat" },              \
 	{ "no_backend", CONFIG_ENUM,                                             \
 	  offsetof(struct service_options, no_backend),                          \
@@ -146,10 +177,10 @@ const struct config_field lb_options_fields[] = {
 	  .max = LB_MAX_SERVICES, .item_bytes = sizeof(struct service_options),
 	  .fields = service_fields, .help = "each with an 'address' and 'backends'" },
 	{ "tunnel_source", CONFIG_LIST, offsetof(struct lb_options, tunnel_sources),
-	  .max = 2, .item_bytes = sizeof(struct endpoint), .parse = address_parse,
+	  .max = 2, .item_bytes = sizeof(struct endpoint), .parse = host_parse,
 	  .help = "the outer source of dsr_ipip and dsr_gue, of each IP version" },
-	{ "mac", CONFIG_SCALAR, offsetof(struct lb_options, mac), .parse = mac_parse,
-	  .help = "the virtual MAC address that ARP and ND give for virtual addresses" },
+	{ "mac", CONFIG_SCALAR, offsetof(struct lb_options, mac), .parse = station_parse,
+	  .help = "the MAC address, of no group, of virtual addresses" },
 	{ "router_mac", CONFIG_SCALAR, offsetof(struct lb_options, router_mac),
 	  .parse = mac_parse, .help = "the destination of frames to clients" },
 	/* So that "yes" is what it is if not given. */
@@ -260,11 +291,10 @@ static struct lb_place *
 address_make(struct lb_index *index, const struct endpoint *e)
 {
 	struct endpoint address = *e;
+	struct lb_place *place;
 
 	address.port = 0;
-
-	struct lb_place *place = place_make(index, &address, 0);
-
+	place = place_make(index, &address, 0);
 	place->n = 1;
 	return place;
 }
@@ -334,8 +364,7 @@ check_service(const struct lb_options *options, const struct service_options *o)
 		return refuse_service(o, "missing key 'address' (the virtual address "
 					 "that clients know, ADDRESS:PORT)");
 	if (o->backends.n == 0)
-		return refuse_service(o, "missing key 'backends' (a list of "
-					 "ADDRESS:PORT)");
+		return refuse_service(o, "missing key 'backends' (of ADDRESS:PORT)");
 	for (unsigned int i = 0; i < options->tunnel_sources.n; i++)
 		found |= source[i].version == o->address.version;
 	if (tunnels && !found)
@@ -430,25 +459,6 @@ add_sources(struct lb *lb, struct lb_service *s, const struct service_options *o
 	return 0;
 }
 
-/* What its scheduler goes by. */
-static int
-add_schedule(struct lb_service *s)
-{
-	if (s->scheduler == LB_ROUND_ROBIN) {
-		s->turns = malloc(LB_MAX_BACKENDS * LB_MAX_WEIGHT);
-		if (s->turns == NULL)
-			return -ENOMEM;
-		s->n_turns = lb_turns_make(s->turns, s->backend, s->n_backends);
-	}
-	if ((s->scheduler >= LB_BY_CONNECTION || s->by_datagram) && s->weighted != 0) {
-		s->maglev = malloc(LB_MAGLEV);
-		if (s->maglev == NULL)
-			return -ENOMEM;
-		lb_maglev_make(s->maglev, s->backend, s->n_backends);
-	}
-	return 0;
-}
-
 static uint32_t
 given_or(uint64_t ms, uint32_t default_s)
 {
@@ -465,9 +475,8 @@ set_service(struct lb_service *s, const struct service_options *o)
 	s->mode = (uint8_t)o->mode;
 	s->scheduler = (uint8_t)o->scheduler;
 	s->no_backend = (uint8_t)o->no_backend;
-	s->down = (uint8_t)o->down;
-	if (s->down == LB_DOWN_UNSAID)
-		s->down = tcp ? LB_DOWN_RESET : LB_DOWN_MOVE;
+	s->down = (uint8_t)(o->down != LB_DOWN_UNSAID ? o->down
+			    : tcp ? LB_DOWN_RESET : LB_DOWN_MOVE);
 	s->by_datagram = o->hash != 0;
 	s->idle_ms = given_or(o->idle_ms, tcp ? 7440 : 300);	/* RFC 5382, RFC 4787 */
 	s->opening_ms = given_or(o->opening_ms, 10);
@@ -481,12 +490,12 @@ add_service(struct lb *lb, const struct lb_options *options,
 	    const struct service_options *o)
 {
 	struct lb_service *s = &lb->service[lb->n_services];
-	struct lb_check check = o->check;
+	struct lb_check check;
 	struct lb_place *place;
 	int err = check_service(options, o);
 
 	if (err == 0)
-		err = lb_check_init(&check);
+		err = lb_check_init(&o->check, &check);
 	if (err != 0)
 		return err;
 	s->number = (uint8_t)lb->n_services++;
@@ -501,7 +510,7 @@ add_service(struct lb *lb, const struct lb_options *options,
 	err = add_sources(lb, s, o);
 	if (err == 0)
 		err = add_backends(lb, s, o, &check);
-	return err != 0 ? err : add_schedule(s);
+	return err != 0 ? err : lb_schedule_init(s);
 }
 
 static int
@@ -531,11 +540,28 @@ add_services(struct lb *lb, const struct lb_options *options)
 	return err;
 }
 
+static int
+set_tunnel_sources(struct lb *lb, const struct config_list *list)
+{
+	const struct endpoint *source = list->items;
+
+	for (unsigned int i = 0; i < list->n; i++) {
+		struct endpoint *to = &lb->tunnel_source[source[i].version == 6];
+
+		if (to->version != 0) {
+			config_error(&source[i], "a second 'tunnel_source' of this IP "
+						 "version, want one of each");
+			return -EINVAL;
+		}
+		*to = source[i];
+	}
+	return 0;
+}
+
 int
 lb_init(const void *from, void **state)
 {
 	const struct lb_options *options = from;
-	const struct endpoint *source = options->tunnel_sources.items;
 	struct lb *lb = calloc(1, sizeof(*lb));
 	int err;
 
@@ -546,17 +572,16 @@ lb_init(const void *from, void **state)
 	lb->has_router_mac = memcmp(options->router_mac, no_mac, MAC_BYTES) != 0;
 	memcpy(lb->mac, options->mac, MAC_BYTES);
 	memcpy(lb->router_mac, options->router_mac, MAC_BYTES);
-	for (unsigned int i = 0; i < options->tunnel_sources.n; i++)
-		lb->tunnel_source[source[i].version == 6] = source[i];
-	err = lb_health_new(&lb->health);
+	err = set_tunnel_sources(lb, &options->tunnel_sources);
+	if (err == 0)
+		err = lb_health_new(&lb->health);
 	if (err == 0)
 		err = add_services(lb, options);
-	if (err != 0) {
+	if (err == 0)
+		*state = lb;
+	else
 		lb_fini(lb);
-		return err;
-	}
-	*state = lb;
-	return 0;
+	return err;
 }
 
 void

@@ -230,22 +230,36 @@ probe_icmp(const struct lb_check *c, const struct endpoint *to, uint64_t end_ms)
 
 struct answer {
 	const struct lb_check *check;
+	CURL *curl;
 	bool matched;
 	size_t n;
 	char bytes[ANSWER_BYTES];
 };
 
-/* Takes a part of the body; anything but 'n' ends the transfer, as no more is needed. */
+/* Takes a line of the head.  Where nothing is looked for, the answer is known at its end:
+ * a body may take its time, as that of a stream of events does.  Anything but the number
+ * of bytes ends the transfer, as no more is needed. */
+static size_t
+take_head(char *line, size_t size, size_t n, void *to)
+{
+	const struct answer *a = to;
+	bool ends = n > 0 && (line[0] == '\r' || line[0] == '\n');
+	long status = 0;
+
+	if (!ends || a->check->match[0] != '\0')
+		return size * n;
+	curl_easy_getinfo(a->curl, CURLINFO_RESPONSE_CODE, &status);
+	/* What comes first may be another head (100, 103). */
+	return status >= 200 ? CURL_WRITEFUNC_ERROR : size * n;
+}
+
+/* Takes a part of the body, in the same way. */
 static size_t
 take_body(char *part, size_t size, size_t n, void *to)
 {
 	struct answer *a = to;
 
 	(void)size;				/* 1 */
-	if (a->check->match[0] == '\0') {
-		a->matched = true;
-		return CURL_WRITEFUNC_ERROR;
-	}
 	if (n > sizeof(a->bytes) - a->n)
 		n = sizeof(a->bytes) - a->n;
 	memcpy(a->bytes + a->n, part, n);
@@ -285,6 +299,8 @@ set_options(CURL *curl, const struct lb_check *c, struct answer *a, uint64_t end
 	curl_easy_setopt(curl, CURLOPT_PATH_AS_IS, 1L);
 	curl_easy_setopt(curl, CURLOPT_USERAGENT, "snf");
 	curl_easy_setopt(curl, CURLOPT_FORBID_REUSE, 1L);
+	curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, take_head);
+	curl_easy_setopt(curl, CURLOPT_HEADERDATA, a);
 	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, take_body);
 	curl_easy_setopt(curl, CURLOPT_WRITEDATA, a);
 	curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, c->verify ? 1L : 0L);
@@ -324,6 +340,7 @@ probe_http(const struct lb_check *c, const struct endpoint *to, uint64_t end_ms)
 
 	if (a != NULL && curl != NULL) {
 		a->check = c;
+		a->curl = curl;
 		a->matched = false;
 		a->n = 0;
 		set_options(curl, c, a, end_ms);

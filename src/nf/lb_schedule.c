@@ -34,20 +34,45 @@ lb_turns_make(uint8_t *turns, const struct lb_backend *backend, unsigned int n)
 	return (unsigned int)sum;
 }
 
-/* The next one whose turn it is and that is usable. */
+int
+lb_schedule_init(struct lb_service *s)
+{
+	if (s->scheduler == LB_ROUND_ROBIN) {
+		s->turns = malloc(LB_MAX_BACKENDS * LB_MAX_WEIGHT);
+		if (s->turns == NULL)
+			return -ENOMEM;
+		s->n_turns = lb_turns_make(s->turns, s->backend, s->n_backends);
+	}
+	if ((s->scheduler >= LB_BY_CONNECTION || s->by_datagram) && s->weighted != 0) {
+		s->maglev = malloc(LB_MAGLEV);
+		if (s->maglev == NULL)
+			return -ENOMEM;
+		lb_maglev_make(s->maglev, s->backend, s->n_backends);
+	}
+	return 0;
+}
+
+/* The one whose turn it is.  Turns of those that are not usable are the others', in their
+ * own order: the next one alone would have them all. */
 static int
 by_turn(const struct lb_service *s, const struct lb_load *load)
 {
-	uint64_t at = load->turn % s->n_turns;
+	uint64_t at = load->turn % s->n_turns, n_free = 0, n_left = 0;
 
+	if (load->usable >> s->turns[at] & 1)
+		return s->turns[at];
 	for (unsigned int i = 0; i < s->n_turns; i++) {
-		uint8_t backend = s->turns[at];
+		bool usable = load->usable >> s->turns[i] & 1;
 
-		if (load->usable >> backend & 1)
-			return backend;
-		at = at + 1 == s->n_turns ? 0 : at + 1;
+		n_left += usable;
+		n_free += !usable && i < at;
 	}
-	return LB_NONE;
+	/* So many were free before, in this round and those before it. */
+	n_free += load->turn / s->n_turns * (s->n_turns - n_left);
+	n_free %= n_left;
+	for (at = 0; !(load->usable >> s->turns[at] & 1) || n_free-- > 0;)
+		at++;
+	return s->turns[at];
 }
 
 /* Which of two will have fewer for its weight: below 0 if that is 'a'. */

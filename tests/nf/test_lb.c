@@ -232,13 +232,23 @@ test_what_a_section_may_not_say(void **state)
 		SERVICE(4, 1) ", " SERVICE(5, 1) "]",
 		"{ address: '192.0.2.10:80', mode: dsr_ipip, tunnel_source: 10.9.9.9, "
 		"backends: '10.0.0.1:8080' }",
+		SECTION("mode: dsr_ipip, tunnel_source: [10.9.9.9, 10.9.9.8]"),
+		SECTION("mode: dsr_ipip, tunnel_source: 224.0.0.1"),
+		SECTION("mode: nat, sources: 0.0.0.0"),
+		SECTION("mac: '01:00:5e:00:00:01'"),
+		"{ address: '0.0.0.0:80', backends: '10.0.0.1:80' }",
+		"{ address: '239.0.0.1:80', backends: '10.0.0.1:80' }",
+		"{ address: '[ff02::1]:80', backends: '[fd00::1]:80' }",
+		"{ address: '[2001:db8::1]:80', backends: '[::1]:80' }",
+		"{ address: '10.0.0.1:80', backends: '127.0.0.1:80' }",
 	};
 
 	for (unsigned int i = 0; i < N_STEPS(refused); i++)
 		if (!bench_refuses("lb", refused[i]))
 			fail_msg("accepted: %s", refused[i]);
 	assert_false(bench_refuses("lb", SECTION("mode: dsr_ipip, tunnel_source: "
-						 "10.9.9.9, persistence: 5s")));
+						 "[10.9.9.9, '2001:db8::9'], "
+						 "persistence: 5s")));
 	assert_false(bench_refuses("lb", SECTION("protocol: udp, hash: datagram")));
 }
 

@@ -48,12 +48,12 @@ static int
 init(const void *from, void **out)
 {
 	const struct options *o = from;
-	struct lb_check check = o->check;
+	struct lb_check check;
 	struct state *s = calloc(1, sizeof(*s));
 
 	assert_non_null(s);
 	*out = s;
-	if (lb_check_init(&check) != 0)
+	if (lb_check_init(&o->check, &check) != 0)
 		return -EINVAL;
 	assert_int_equal(lb_health_new(&s->health), 0);
 	for (unsigned int i = 0; i < SERVICES * o->n_backends; i++) {

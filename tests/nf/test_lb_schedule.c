@@ -162,6 +162,43 @@ test_round_robin(void **state)
 	RUN_STEPS("lb", section, steps);
 }
 
+/* [B43, B44] They are not all the next one's. */
+static void
+test_turns_of_who_is_down_are_shared_by_weight(void **state)
+{
+	static const struct {
+		unsigned int weight[3], down, got[3];
+	} cases[] = {
+		{ { 1, 1, 1 }, 1 << 1, { 18, 0, 18 } },
+		{ { 1, 1, 1 }, 1 << 0, { 0, 18, 18 } },
+		{ { 2, 1, 1 }, 1 << 2, { 24, 12, 0 } },
+		{ { 1, 3, 2 }, 1 << 1, { 12, 0, 24 } },
+		{ { 1, 3, 2 }, 1 << 0 | 1 << 2, { 0, 36, 0 } },
+	};
+
+	for (unsigned int i = 0; i < N_STEPS(cases); i++) {
+		const unsigned int *weight = cases[i].weight;
+		unsigned int n[10] = { 0 };
+		char section[256];
+		struct bench *b;
+
+		sprintf(section, "address: 192.0.2.10:80\nscheduler: round_robin\nbackends:"
+			" [{address: '10.0.0.1:80', weight: %u}, {address: '10.0.0.2:80',"
+			" weight: %u}, {address: '10.0.0.3:80', weight: %u}]\n",
+			weight[0], weight[1], weight[2]);
+		b = lb_bench(section, 2, 1);
+		lb_set_down(b, cases[i].down);
+		for (unsigned int k = 0; k < 36; k++) {
+			struct spec syn = lb_client(k, "S");
+
+			n[lb_try(b, k % 2, &syn)]++;
+		}
+		for (unsigned int k = 0; k < 3; k++)
+			assert_int_equal(n[k + 1], cases[i].got[k]);
+		bench_close(b);
+	}
+}
+
 /* [B43; case 51] */
 static void
 test_50_connections_reach_all_three(void **state)
@@ -518,6 +555,7 @@ main(void)
 		cmocka_unit_test(test_who_is_down_moves_none_of_the_others),
 		cmocka_unit_test(test_turns_are_as_even_as_weights_allow),
 		cmocka_unit_test(test_round_robin),
+		cmocka_unit_test(test_turns_of_who_is_down_are_shared_by_weight),
 		cmocka_unit_test(test_50_connections_reach_all_three),
 		cmocka_unit_test(test_racing_turns_stay_near_their_shares),
 		cmocka_unit_test(test_least_connections_go_by_weight),

@@ -234,6 +234,113 @@ def test_what_is_for_no_service_is_left_alone(net):
     assert curl(net, peers.url("10.0.0.1", "who")) == "10.0.0.1"
 
 
+# --- Tunnels ---------------------------------------------------------------------------
+
+TUNNELS = """
+lb:
+  tunnel_source: [198.18.0.9, "2001:db8:9::9"]
+  services:
+    - {address: "IPIP:80", mode: dsr_ipip, backends: [V4, W4]}
+    - {address: "IPIP:7100", mode: dsr_ipip, backends: ["10.0.0.11:7100"]}
+    - {address: "GUE:80", mode: dsr_gue, backends: [V4, W4]}
+    - {address: "GUE:7100", mode: dsr_gue, backends: ["10.0.0.11:7100"]}
+    - {address: "[2001:db8:203::83]:80", mode: dsr_ipip, backends: [V6, W6]}
+    - {address: "[2001:db8:203::83]:7100", mode: dsr_ipip, backends: ["[fd00::11]:7100"]}
+    - {address: "[2001:db8:203::84]:80", mode: dsr_gue, backends: [V6, W6]}
+    - {address: "[2001:db8:203::84]:7100", mode: dsr_gue, backends: ["[fd00::11]:7100"]}
+""".replace("IPIP", "203.0.113.83").replace("GUE", "203.0.113.84").replace(
+    "V4", '"10.0.0.11:80"').replace("W4", '"10.0.0.12:80"').replace(
+    "V6", '"[fd00::11]:80"').replace("W6", '"[fd00::12]:80"')
+TUNNELLED = {("ipip", 4): "203.0.113.83", ("gue", 4): "203.0.113.84",
+             ("ipip", 6): "2001:db8:203::83", ("gue", 6): "2001:db8:203::84"}
+
+# What a kernel's ipip, ip6tnl and fou devices do, which not every kernel has.  Says where
+# the outer packets were for.
+TUNNEL_END = """
+import fcntl, os, select, socket, struct, sys
+TUNSETIFF, IFF_TUN_NO_PI, UDP_NO_CHECK6_RX = 0x400454ca, 0x1001, 102
+tun = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH", b"tunnel0", IFF_TUN_NO_PI))
+os.system("ip link set tunnel0 up")
+ends, seen = {}, set()
+for address in sys.argv[1:]:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    inner = 41 if ":" in address else 4
+    ipip, gue = socket.socket(family, socket.SOCK_RAW, inner), socket.socket(family, 2)
+    if inner == 41:
+        gue.setsockopt(socket.IPPROTO_UDP, UDP_NO_CHECK6_RX, 1)
+    ipip.bind((address, 0))
+    gue.bind((address, 6080))
+    ends[ipip], ends[gue] = (f"ipip {address}", 0), (f"gue {address}", bytes((0, inner, 0, 0)))
+print("ready", flush=True)
+while True:
+    for s in select.select(list(ends), [], [])[0]:
+        packet, (name, head) = s.recv(65536), ends[s]
+        if head:
+            assert packet[:4] == head, packet
+            packet = packet[4:]
+        elif s.family == socket.AF_INET:
+            packet = packet[(packet[0] & 15) * 4:]
+        if name not in seen:
+            seen.add(name)
+            print(name, flush=True)
+        os.write(tun, packet)
+"""
+
+
+@pytest.fixture(scope="module")
+def tunnels(whole):
+    net, addresses = whole, [*BACKENDS[4][:2], *BACKENDS[6]]
+    net.use(peers.config(TUNNELS, "lb", "mtu: {inside: 1500, outside: 1500}\n"))
+    net.sh("inside", "sysctl -qw net.ipv4.conf.all.rp_filter=0 "
+           "net.ipv4.conf.default.rp_filter=0",
+           *(f"ip addr add {a} dev lo" for a in TUNNELLED.values()))
+    end = net.lab.start("tunnel-end", ["/usr/bin/python3", "-c", TUNNEL_END, *addresses],
+                        "inside")
+    end.wait_log("ready")
+    net.tunnel_end = end
+    yield net
+    end.kill()
+    net.sh("inside", *(f"ip addr del {a} dev lo" for a in TUNNELLED.values()))
+    net.stop()
+    net.text = None
+
+
+tunnel = pytest.mark.parametrize("kind,ip", list(TUNNELLED), ids=str)
+
+
+@tunnel
+def test_direct_return_by_tunnel(tunnels, kind, ip):
+    """[B47] Backends that end the tunnel get what the client sent, and answer directly."""
+    net = tunnels
+    net.heal()
+    address = TUNNELLED[kind, ip]
+    for _ in range(8):
+        assert curl(net, peers.url(address, "who")) == address
+    seen = net.tunnel_end.log()
+    assert all(f"{kind} {b}" in seen for b in BACKENDS[ip][:2]), seen
+    peers.downloads_survive(net, "inside", "outside", [address], net.want)
+
+
+@tunnel
+def test_clients_learn_what_a_tunnel_leaves(tunnels, kind, ip):
+    """[B12, B47, B48; U18] Clients' segments are made smaller by our errors, and a
+    backend's by a router's, which go through the tunnel to it."""
+    net = tunnels
+    net.heal()
+    more = {"ipip": {4: 20, 6: 40}, "gue": {4: 32, 6: 52}}[kind][ip]
+    address = TUNNELLED[kind, ip]
+    with bound(net, "inside", address, 7100) as server:
+        with connect(net, "outside", address, 7100) as one, server.accept()[0] as other:
+            other.settimeout(peers.PATIENCE_S)
+            peers.transfer(one, other, b"x" * (1 << 18))
+            level, option = (41, 24) if ip == 6 else (0, 14)
+            assert one.getsockopt(level, option) == 1500 - more
+    net.sh("outside", f"ip -{ip} route flush cache")
+    mtu = peers.upload_finds_mtu(net, "outside", "inside", address, address)[1]
+    assert mtu == 1300
+
+
 # --- Backends that come and go ---------------------------------------------------------
 
 CHECKED = """

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 
-from lab import wait_for
+from lab import BUILD, wait_for
 
 GATEWAY, SERVERS = "10.0.0.1", [f"10.0.0.{i}" for i in (2, 3, 4)]
 INTERVAL_S = 0.5
@@ -183,6 +183,17 @@ def test_a_backend_that_hangs_does_not_keep_an_instance(lab):
     assert time.monotonic() - start < 10
     assert "still under way" in process.log()
     web.stop()
+
+
+def test_what_a_check_may_not_say_has_its_line(lab):
+    """What is wrong only beside another option, too."""
+    for check, line in (("type: tcp, timeout: 3s", "'check.timeout' is longer"),
+                        ("type: tcp, path: /", "'check.path' is not for checks of type tcp")):
+        path = f"{lab.dir}/wrong.yaml"
+        with open(path, "w") as file:
+            file.write(config(lab, "embedded:", "wrong", check))
+        done = lab.run_raw(f"{BUILD}/snf", "check", path)
+        assert done.returncode == 2 and f"wrong.yaml:8: {line}" in done.stderr, done.stderr
 
 
 def test_udp_and_ping(lab):

@@ -46,16 +46,16 @@ test_what_contradicts_itself_is_refused(void **state)
 	     i++) {
 		unsigned int n_wrong = sizeof(wrong) / sizeof(wrong[0]);
 		const char *text = i < n_wrong ? wrong[i] : right[i - n_wrong];
-		struct lb_check check = { 0 };
+		struct lb_check given = { 0 }, check;
 		struct config *config;
 		char section[256];
 		int err;
 
 		sprintf(section, "{%s}", text);
 		err = config_load_text("section", section, strlen(section),
-				       lb_check_fields, &check, &config);
+				       lb_check_fields, &given, &config);
 		if (err == 0) {
-			err = lb_check_init(&check);
+			err = lb_check_init(&given, &check);
 			config_free(config);
 		}
 		if ((err != 0) != (i < n_wrong))
@@ -148,6 +148,15 @@ test_a_probe_sees_what_the_server_says(void **state)
 		  "Content-Length: 0\r\n\r\n", 0 },
 		{ "broken", { .kind = LB_CHECK_HTTP }, "HTTP/1.1 503 Busy\r\n"
 		  "Content-Length: 0\r\n\r\n", 503 },
+		{ "its body is still to come", { .kind = LB_CHECK_HTTP },
+		  "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", 0 },
+		{ "it takes its time with the rest",
+		  { .kind = LB_CHECK_HTTP, .match = "ell" },
+		  "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+		  "2\r\nhe\r\n2\r\nll\r\n", 0 },
+		{ "another head comes before", { .kind = LB_CHECK_HTTP },
+		  "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+		  "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", 503 },
 		{ "with what is looked for", { .kind = LB_CHECK_HTTP, .match = "ell" },
 		  "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", 0 },
 		{ "without it", { .kind = LB_CHECK_HTTP, .match = "elf" },
@@ -169,12 +178,12 @@ test_a_probe_sees_what_the_server_says(void **state)
 
 	assert_int_equal(lb_probe_init(), 0);
 	for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		struct lb_check check = cases[i].check;
-		bool udp = check.kind == LB_CHECK_UDP;
+		struct lb_check check;
+		bool udp = cases[i].check.kind == LB_CHECK_UDP;
 		struct lb_probe_result result;
 		struct server server;
 
-		assert_int_equal(lb_check_init(&check), 0);
+		assert_int_equal(lb_check_init(&cases[i].check, &check), 0);
 		check.timeout_ms = udp ? 100 : 10 * 1000;
 		server_start(&server, udp ? SOCK_DGRAM : SOCK_STREAM, cases[i].answer);
 		lb_probe(&check, &server.at, &result);
@@ -203,11 +212,12 @@ test_a_probe_ends_in_time(void **state)
 				       .version = 4 };
 
 		for (unsigned int i = 0; i < 4; i++) {
-			struct lb_check check = { .kind = kinds[i], .timeout_ms = 100 };
+			struct lb_check given = { .kind = kinds[i], .timeout_ms = 100 };
+			struct lb_check check;
 			struct lb_probe_result result;
 			bool silent = listening && kinds[i] != LB_CHECK_TCP;
 
-			assert_int_equal(lb_check_init(&check), 0);
+			assert_int_equal(lb_check_init(&given, &check), 0);
 			lb_probe(&check, &at, &result);
 			if (kinds[i] == LB_CHECK_UDP || !silent)
 				assert_int_equal(result.cause, listening &&
@@ -229,11 +239,11 @@ test_a_ping_is_answered(void **state)
 	static const char *const addresses[] = { "127.0.0.1", "::1" };
 
 	for (unsigned int i = 0; i < 2; i++) {
-		struct lb_check check = { .kind = LB_CHECK_ICMP };
+		struct lb_check given = { .kind = LB_CHECK_ICMP }, check;
 		struct lb_probe_result result;
 		struct endpoint to;
 
-		assert_int_equal(lb_check_init(&check), 0);
+		assert_int_equal(lb_check_init(&given, &check), 0);
 		assert_int_equal(address_parse(addresses[i], &to), 0);
 		lb_probe(&check, &to, &result);
 		/* Nobody but root may, unless a sysctl says so; IPv6 may be off. */
