@@ -354,7 +354,10 @@ any_packet(struct nf_run *r, bool looked, const struct connection *c)
 		v.flow = &flow;
 		v.key = &key;
 	}
-	if (!looked && !firewall_find(r, &v, nf_is_syn(r) && !later))
+	if (!looked && !firewall_find(r, &v, (nf_is_syn(r) && !later) || fw->reevaluates))
+		return NF_WAIT;
+	/* Where it should not be, it has to be judged as well. */
+	if (fw->reevaluates && !firewall_find_elsewhere(r, &v))
 		return NF_WAIT;
 	if (fw->reevaluates && v.c != NULL && v.c->rules != fw->id && !reevaluate(r, &v))
 		return firewall_deny(r, &v);
@@ -377,8 +380,9 @@ passes_at_once(struct nf_run *r, const struct firewall *fw, const struct connect
 	return tcp_track(&c->track, nf_side(r), &s, fw->liberal, &next) == TRACK_PASS;
 }
 
-/* Nearly all packets are such segments. */
-static enum nf_verdict
+/* Nearly all packets are such segments.  All that these need is one function, as calls
+ * took 8 % of their cycles. */
+static __attribute__((flatten)) enum nf_verdict
 firewall_packet(struct nf_run *r)
 {
 	const struct firewall *fw = nf_static(r);

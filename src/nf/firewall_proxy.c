@@ -188,6 +188,21 @@ send_syn(struct nf_run *r, const struct firewall_syn *syn, uint16_t window)
 
 /* --- until the server has answered -------------------------------------------- */
 
+/* Whether the segment brings a cookie back, and for which SYN.  If the ACK that was to is
+ * lost, the client asks for its window: many do by an old byte's number. */
+static bool
+brings_cookie(const struct nf_run *r, const struct view *v, const struct tcp_segment *s,
+	      struct firewall_syn *syn)
+{
+	if ((s->flags & (TCP_SYN | TCP_RST | TCP_ACK | TCP_FIN)) != TCP_ACK)
+		return false;
+	syn->seq = s->seq - 1;
+	if (firewall_cookie_check(r, v->flow, s->ack - 1, syn))
+		return true;
+	syn->seq = s->seq;
+	return firewall_cookie_check(r, v->flow, s->ack - 1, syn);
+}
+
 /*
  * In PROXIED: 'end' of the client's side is its next number, that of the server's the one
  * after the cookie; 'limit' of the client's is the window it has sent, and 'ack' the MSS;
@@ -196,25 +211,23 @@ send_syn(struct nf_run *r, const struct firewall_syn *syn, uint16_t window)
 bool
 firewall_proxy_accepts(struct nf_run *r, struct view *v, const struct tcp_segment *s)
 {
-	struct firewall_syn syn = { .seq = s->seq - 1 };
+	struct firewall_syn syn;
 
-	return v->fw->proxy != PROXY_OFF && (s->flags & (TCP_SYN | TCP_RST | TCP_ACK |
-							 TCP_FIN)) == TCP_ACK &&
-	       firewall_cookie_check(r, v->flow, s->ack - 1, &syn);
+	return v->fw->proxy != PROXY_OFF && brings_cookie(r, v, s, &syn);
 }
 
 enum nf_verdict
 firewall_proxy_open(struct nf_run *r, struct view *v, const struct tcp_segment *s)
 {
-	struct firewall_syn syn = { .seq = s->seq - 1 };
+	struct firewall_syn syn = { 0 };
 	struct connection first = { .track = { .state = PROXIED,
 					       .opened = side_bit(r) } };
 	struct tcp_side *client = &first.track.side[nf_side(r)];
 	enum nf_verdict verdict;
 
-	firewall_cookie_check(r, v->flow, s->ack - 1, &syn);
-	*client = (struct tcp_side){ .end = s->seq, .limit = s->window, .ack = syn.mss,
-				     .scale = syn.sack };
+	brings_cookie(r, v, s, &syn);
+	*client = (struct tcp_side){ .end = syn.seq + 1, .limit = s->window,
+				     .ack = syn.mss, .scale = syn.sack };
 	first.track.side[!nf_side(r)].end = s->ack;
 	verdict = firewall_open(r, v, &first);
 	if (verdict != NF_SEND)
@@ -277,6 +290,8 @@ firewall_proxy_segment(struct nf_run *r, struct view *v, const struct tcp_segmen
 	if (!from_client && flags == (TCP_RST | TCP_ACK) && s->ack == client->end)
 		return refused(r, v, s);
 	if (from_client && (flags & TCP_RST) != 0 && s->seq == client->end) {
+		if (!nf_checksum_ok(r))
+			return nf_drop(r, NF_DROP_CHECKSUM);
 		firewall_forget(r, v);
 		return nf_drop(r, NF_DROP_STATE);
 	}

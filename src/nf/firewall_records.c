@@ -301,6 +301,9 @@ firewall_count(struct nf_run *r, struct view *v, struct connection *next)
 		      s->half_open >= half_source);
 	if (v->crowded)
 		return nf_drop(r, NF_DROP_LIMIT);
+	/* What is added here is applied although the packet is dropped. */
+	if (!nf_checksum_ok(r))
+		return nf_drop(r, NF_DROP_CHECKSUM);
 	counters_of(r, v->key, is_reverse(v), &all, &source);
 	if (counts & COUNTS_HALF_OPEN)
 		half_open_add(r, &all, offsetof(struct half_open, n), 1, INT64_MIN, half);
@@ -370,11 +373,12 @@ idle_of(const struct view *v, const struct connection *c)
 static uint8_t
 leaves(const struct connection *c, bool tcp)
 {
+	enum state state = c->track.state;
 	uint8_t what = 0;
 
 	if (!tcp || !tcp_track_half_open(&c->track))
 		what |= COUNTS_HALF;
-	if (tcp && (c->track.state == TIME_WAIT || c->track.state == CLOSE))
+	if (state == TIME_WAIT || state == CLOSE || state == SCTP_CLOSED)
 		what |= COUNTS_CONNECTION;
 	return what & c->counted;
 }

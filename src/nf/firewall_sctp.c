@@ -5,6 +5,10 @@
  * Every packet of a side carries the tag that the other side has chosen, which nobody off
  * the path knows; it is learned from INIT and INIT ACK, or from the HEARTBEAT with which
  * a multihomed host probes another path.  The checksum is the ends' business.
+ *
+ * An end that has started again sends an INIT amid the association (RFC 9260, 5.2).
+ * Anybody may, so the tags that it leads to are kept apart, in 'limit', until a COOKIE
+ * ECHO carries the one that only the INIT ACK has told.
  */
 #include "nf/firewall.h"
 
@@ -145,6 +149,35 @@ open_association(struct nf_run *r, struct view *v, const struct message *m)
 	return nf_drop(r, NF_DROP_STATE);
 }
 
+/* The steps of one that begins anew, or from both ends at once.  False: it is none. */
+static bool
+step_again(struct connection *c, unsigned int side, const struct message *m)
+{
+	struct tcp_side *own = &c->track.side[side], *other = &c->track.side[!side];
+
+	if (has(m, INIT)) {
+		if (c->track.state == SCTP_WAIT && (c->track.opened >> side & 1) != 0)
+			return false;
+		if (other->limit != m->chosen)
+			own->limit = 0;
+		other->limit = m->chosen;
+		return true;
+	}
+	if (own->limit == 0 || m->tag != own->limit)
+		return false;
+	if (has(m, INIT_ACK)) {
+		other->limit = m->chosen;
+	} else if (has(m, COOKIE_ECHO)) {
+		c->track.state = SCTP_OPEN;
+		own->end = own->limit;
+		other->end = other->limit;
+		own->limit = other->limit = 0;
+	} else {
+		return has(m, ABORT) && m->tag != own->end;
+	}
+	return true;
+}
+
 /* The end of an association, or of the attempt. */
 static bool
 step_end(struct connection *c, const struct message *m)
@@ -172,12 +205,12 @@ step(struct connection *c, unsigned int side, const struct message *m)
 	case SCTP_WAIT:
 		if (has(m, INIT_ACK) && !opener)
 			c->track.side[!side].end = m->chosen;
-		else if (has(m, INIT) && opener)
+		else if (has(m, INIT))
 			c->track.side[!side].end = m->chosen;
 		else if (has(m, COOKIE_ECHO) && opener)
 			c->track.state = SCTP_ECHOED;
 		else
-			return has(m, INIT);
+			return false;
 		return true;
 	case SCTP_ECHOED:
 		if (has(m, COOKIE_ACK) && !opener)
@@ -207,12 +240,11 @@ firewall_sctp(struct nf_run *r, struct view *v)
 		return NF_WAIT;
 	if (v->c == NULL || (v->c->track.state == SCTP_CLOSED && has(&m, INIT)))
 		return open_association(r, v, &m);
-	if (!has_right_tag(v->c, nf_side(r), &m))
-		return nf_drop(r, NF_DROP_STATE);
 	if (v->c->track.state == SCTP_OPEN)
 		nf_established(r);
 	next = *v->c;
-	if (!step(&next, nf_side(r), &m))
+	if (!step_again(&next, nf_side(r), &m) &&
+	    (!has_right_tag(v->c, nf_side(r), &m) || !step(&next, nf_side(r), &m)))
 		return nf_drop(r, NF_DROP_STATE);
 	if (memcmp(&next, v->c, sizeof(next)) == 0)
 		return firewall_pass(r, v);

@@ -97,6 +97,10 @@ known_segment(struct nf_run *r, struct view *v, struct tcp_segment *s)
 		break;
 	case TRACK_WRITE:
 		verdict = firewall_save(r, v, &whole);
+		/* A window that has moved: firewall_is_older() makes up for its loss. */
+		if (verdict == NF_SEND && c->track.state == TRACK_ESTABLISHED &&
+		    whole.track.state == TRACK_ESTABLISHED)
+			nf_may_lose(r);
 		break;
 	case TRACK_OPEN:
 		return open_by_syn(r, v, s);

@@ -10,12 +10,11 @@ enum kind { SYN, SYN_ACK, FIN, ACK, RST, NONSENSE };
 
 enum {
 	SCALE_MASK = 15,
-	AGAIN_SHIFT = 4,			/* In 'scale'. */
+	OFFER_SHIFT = 4,			/* In 'scale'. */
 	NO_SCALE = 15,
-	TIMESTAMPS_BYTES = 12,			/* Of options, if that is all. */
 	/* A SYN that is less than this behind what its side sends is the first one,
 	 * late. */
-	LATE_SYN = 1 << 24,
+	LATE_SYN = 1 << 16,
 };
 
 static inline bool
@@ -56,52 +55,6 @@ kind_of(uint8_t flags)
 	}
 }
 
-/* --- segments ----------------------------------------------------------------- */
-
-/* What nearly all segments without SYN have, if anything: nop, nop, timestamps (RFC 7323,
- * appendix A). */
-static inline bool
-has_timestamps_alone(const struct packet *p)
-{
-	static const uint8_t head[4] = { 1, 1, 8, 10 };
-
-	return p->tcp_options == TIMESTAMPS_BYTES &&
-	       memcmp(p->data + p->payload - TIMESTAMPS_BYTES, head, sizeof(head)) == 0;
-}
-
-static void
-take_options(const struct packet *p, struct tcp_segment *s)
-{
-	struct tcp_options o;
-
-	/* What comes before a malformed one counts, as everywhere. */
-	packet_tcp_options(p, &o);
-	s->scale = o.wscale;
-	s->has_timestamp = o.has_timestamp;
-	s->timestamp = o.timestamp;
-	for (unsigned int i = 0; i < o.n_sacks; i++)
-		s->sack = later(s->sack, o.sack[i][1]);
-}
-
-void
-tcp_segment_of(const struct packet *p, struct tcp_segment *s)
-{
-	uint8_t ends = p->tcp_flags & (TCP_SYN | TCP_FIN);
-
-	s->seq = packet_tcp_seq(p);
-	s->ack = packet_tcp_ack(p);
-	s->sack = s->ack;
-	s->end = s->seq + packet_payload_bytes(p) + ((ends & TCP_SYN) != 0) +
-		 ((ends & TCP_FIN) != 0);
-	s->window = packet_tcp_window(p);
-	s->flags = p->tcp_flags;
-	s->scale = TCP_NO_WSCALE;
-	s->has_timestamp = false;
-	s->timestamp = 0;
-	if (p->tcp_options != 0 && (ends != 0 || !has_timestamps_alone(p)))
-		take_options(p, s);
-}
-
 /* --- windows ------------------------------------------------------------------ */
 
 static inline uint32_t
@@ -133,7 +86,7 @@ has_finished(const struct tcp_track *t, unsigned int side)
 	return (t->finished >> side & 1) != 0;
 }
 
-enum fit { FITS, OLD, OUTSIDE };
+enum fit { FITS, BESIDE, OUTSIDE };
 
 /* Where a segment of a known stream lies. */
 static inline enum fit
@@ -141,16 +94,17 @@ fit(const struct tcp_track *t, unsigned int side, const struct tcp_segment *s)
 {
 	const struct tcp_side *d = &t->side[side], *o = &t->side[!side];
 	uint32_t ahead = tcp_track_tolerance(o), acks_ahead = tcp_track_tolerance(d);
-	uint32_t limit = has_finished(t, side) ? d->end : d->limit;
-	uint32_t behind = window_bytes(d);
+	uint32_t limit = (has_finished(t, side) ? d->end : d->limit) + ahead;
+	uint32_t behind = window_bytes(d), window = window_bytes(o);
+	uint32_t overshoot = window < ahead ? window : ahead;
 
 	if (behind < TRACK_MIN_ACK_WINDOW)
 		behind = TRACK_MIN_ACK_WINDOW;
-	if (d->window == 0 || after(s->seq, limit + ahead) ||
+	if (d->window == 0 || after(s->seq, limit + overshoot) ||
 	    after(s->sack, o->end + acks_ahead) ||
 	    before(s->sack, o->end - behind - acks_ahead))
 		return OUTSIDE;
-	return before(s->end, d->end - window_bytes(o)) ? OLD : FITS;
+	return after(s->seq, limit) || before(s->end, d->end - window) ? BESIDE : FITS;
 }
 
 /* Whether the record is too far behind. */
@@ -187,14 +141,24 @@ move(struct tcp_track *t, unsigned int side, const struct tcp_segment *s)
 
 /* --- opening ------------------------------------------------------------------ */
 
+/* What a SYN says of scaling, as it is remembered. */
+static uint8_t
+offer_of(const struct tcp_segment *s)
+{
+	uint8_t scale = s->scale == TCP_NO_WSCALE ? NO_SCALE : s->scale & SCALE_MASK;
+
+	return (uint8_t)(scale << OFFER_SHIFT);
+}
+
 /* A side whose SYN this is. */
 static void
 side_start(struct tcp_side *d, const struct tcp_segment *s)
 {
 	*d = (struct tcp_side){ .end = s->end, .limit = s->end, .ack = d->ack,
-				.window = window_units(s->window) };
+				.window = window_units(s->window),
+				.scale = offer_of(s) };
 	if (s->scale != TCP_NO_WSCALE) {
-		d->scale = s->scale & SCALE_MASK;
+		d->scale |= s->scale & SCALE_MASK;
 		d->flags |= TRACK_SCALES;
 	}
 	if (s->end != s->seq + 1)
@@ -213,17 +177,13 @@ tcp_track_open(struct tcp_track *t, unsigned int side, const struct tcp_segment 
 bool
 tcp_track_pick_up(struct tcp_track *t, unsigned int side, const struct tcp_segment *s)
 {
-	struct tcp_side *d, *o;
+	struct tcp_side *d = &t->side[side], *o = &t->side[!side];
 
 	if (kind_of(s->flags) != ACK)
 		return false;
 	*t = (struct tcp_track){ .state = TRACK_ESTABLISHED,
 				 .opened = (uint8_t)(1 << side) };
-	d = &t->side[side];
-	o = &t->side[!side];
-	*d = (struct tcp_side){ .end = s->end,
-				.limit = s->end,
-				.ack = s->ack,
+	*d = (struct tcp_side){ .end = s->end, .limit = s->end, .ack = s->ack,
 				.window = window_units(s->window),
 				.flags = TRACK_LIBERAL };
 	*o = (struct tcp_side){ .end = s->sack, .limit = s->sack + s->window,
@@ -241,6 +201,22 @@ acks_syn(const struct tcp_track *t, unsigned int side, const struct tcp_segment 
 	       !after(s->ack, o->end);
 }
 
+/* Windows are scaled if both SYNs have offered that: a second answer may do so where the
+ * first one did not. */
+static void
+scale_both(struct tcp_side *d, struct tcp_side *o)
+{
+	bool both = (d->flags & o->flags & TRACK_SCALES) != 0 &&
+		    o->scale >> OFFER_SHIFT != NO_SCALE;
+
+	d->scale &= (uint8_t)~SCALE_MASK;
+	o->scale &= (uint8_t)~SCALE_MASK;
+	if (both) {
+		d->scale |= d->scale >> OFFER_SHIFT;
+		o->scale |= o->scale >> OFFER_SHIFT;
+	}
+}
+
 /* The SYN/ACK of 'side' settles what both may send. */
 static void
 accept_syn(struct tcp_track *t, unsigned int side, const struct tcp_segment *s)
@@ -253,9 +229,26 @@ accept_syn(struct tcp_track *t, unsigned int side, const struct tcp_segment *s)
 	o->ack = s->seq + 1;
 	o->limit = s->ack + s->window;
 	o->flags |= TRACK_ACKED;
-	if ((d->flags & o->flags & TRACK_SCALES) == 0)
-		d->scale = o->scale = 0;
+	scale_both(d, o);
 	t->state = TRACK_SYN_RECV;
+}
+
+/* The SYN of the opener once more.  It may have fewer options, or not the data of the
+ * first one (RFC 7413, 4.1.3), and nobody knows yet which of them is accepted. */
+static enum track_result
+repeat_syn(const struct tcp_track *t, unsigned int side, const struct tcp_segment *s,
+	   struct tcp_track *next)
+{
+	struct tcp_side *d = &next->side[side];
+	struct tcp_side again = { .ack = d->ack };
+
+	side_start(&again, s);
+	d->end = d->limit = later(d->end, again.end);
+	if ((again.flags & TRACK_SCALES) != 0 &&
+	    ((d->flags & TRACK_SCALES) == 0 || again.scale > d->scale))
+		d->scale = again.scale;
+	d->flags |= again.flags;
+	return memcmp(next, t, sizeof(*t)) == 0 ? TRACK_PASS : TRACK_WRITE;
 }
 
 /* Before anybody accepted.  A segment that makes no sense to the opener passes if its
@@ -265,13 +258,13 @@ static enum track_result
 in_syn_sent(const struct tcp_track *t, unsigned int side, enum kind kind,
 	    const struct tcp_segment *s, struct tcp_track *next)
 {
-	bool opener = (t->opened >> side & 1) != 0;
+	bool opener = (t->opened >> side & 1) != 0, fast;
 
 	*next = *t;
 	switch (kind) {
 	case SYN:
-		if (opener && s->end == t->side[side].end)
-			return TRACK_PASS;
+		if (opener && s->seq + 1 == t->side[!side].ack)
+			return repeat_syn(t, side, s, next);
 		if (opener) {
 			tcp_track_open(next, side, s);
 			return TRACK_WRITE;
@@ -288,7 +281,9 @@ in_syn_sent(const struct tcp_track *t, unsigned int side, enum kind kind,
 		accept_syn(next, side, s);
 		return TRACK_WRITE;
 	case ACK:
-		return opener || s->end != s->seq ? TRACK_INVALID : TRACK_PASS;
+		/* An answer to data on the SYN may overtake the SYN/ACK. */
+		fast = (t->side[!side].flags & TRACK_FAST) != 0 && acks_syn(t, side, s);
+		return !opener && (s->end == s->seq || fast) ? TRACK_PASS : TRACK_INVALID;
 	case RST:
 		if (opener)
 			return TRACK_PASS;
@@ -301,26 +296,20 @@ in_syn_sent(const struct tcp_track *t, unsigned int side, enum kind kind,
 	}
 }
 
-/* A SYN/ACK where both sides have sent their SYN.  One of the other numbers is that of an
- * end which has started again. */
+/* A SYN/ACK where both sides have sent their SYN.  One of other numbers is that of an end
+ * which has started again, or whose SYN was forged. */
 static enum track_result
 repeat_syn_ack(const struct tcp_track *t, unsigned int side, const struct tcp_segment *s,
 	       struct tcp_track *next)
 {
 	bool opener = (t->opened >> side & 1) != 0;
 	uint32_t since = t->side[side].end - s->seq;
+	bool same = since > 0 && since <= UINT16_MAX;
 
 	if (!acks_syn(t, side, s))
 		return TRACK_PASS;
 	*next = *t;
-	if (t->state == TRACK_SYN_SENT2) {
-		if (since == 0 || since > UINT16_MAX)
-			return TRACK_INVALID;
-		accept_syn(next, side, s);
-		next->side[side].end = t->side[side].end;
-		return TRACK_WRITE;
-	}
-	if (since > 0 && since <= UINT16_MAX) {
+	if (same && t->state == TRACK_SYN_RECV) {
 		if (t->side[!side].flags & TRACK_ACKED)
 			return TRACK_PASS;
 		next->side[!side].flags |= TRACK_ACKED;
@@ -328,13 +317,26 @@ repeat_syn_ack(const struct tcp_track *t, unsigned int side, const struct tcp_se
 		move(next, side, s);
 		return TRACK_WRITE;
 	}
-	if (opener)
+	if (!same && opener)
 		return TRACK_INVALID;
 	accept_syn(next, side, s);
+	if (same)
+		next->side[side].end = t->side[side].end;
 	return TRACK_WRITE;
 }
 
 /* --- closing ------------------------------------------------------------------ */
+
+/* Whether it refuses a SYN of the other side that has not opened anything here. */
+static bool
+refuses_syn(const struct tcp_track *t, unsigned int side, const struct tcp_segment *s)
+{
+	if ((s->flags & TCP_ACK) == 0)
+		return false;
+	if (t->side[!side].flags & TRACK_AGAIN)
+		return s->ack == t->side[side].ack;
+	return t->state == TRACK_SYN_SENT2 && acks_syn(t, side, s);
+}
 
 static enum track_result
 by_rst(const struct tcp_track *t, unsigned int side, const struct tcp_segment *s,
@@ -342,16 +344,18 @@ by_rst(const struct tcp_track *t, unsigned int side, const struct tcp_segment *s
 {
 	const struct tcp_side *d = &t->side[side], *o = &t->side[!side];
 	bool again = (d->flags & TRACK_AGAIN) != 0;
-	uint32_t lowest = again ? d->end - window_bytes(o) : o->ack;
+	/* That of its own FIN is right, too (RFC 5961, 3.2, as ends that got the FIN have it). */
+	uint32_t lowest = again ? d->end - window_bytes(o)
+				: o->ack - has_finished(t, side);
 	uint32_t acks_ahead = tcp_track_tolerance(d);
 	uint32_t ack_window = window_bytes(d) + TRACK_MIN_ACK_WINDOW + acks_ahead;
-	bool refusal = t->state == TRACK_SYN_SENT2 && acks_syn(t, side, s);
+	bool refusal = refuses_syn(t, side, s);
 	bool exact = refusal || s->seq == d->end || (!again && s->seq == o->ack);
 
 	if (!refusal && (before(s->seq, lowest) ||
 			 after(s->seq, d->end + tcp_track_tolerance(o))))
 		return TRACK_INVALID;
-	if ((s->flags & TCP_ACK) != 0 && s->ack != 0 &&
+	if (!refusal && (s->flags & TCP_ACK) != 0 && s->ack != 0 &&
 	    (after(s->ack, o->end + acks_ahead) || before(s->ack, o->end - ack_window)))
 		return TRACK_INVALID;
 	/* The record is up to date: nothing was sent since the SYNs. */
@@ -363,18 +367,20 @@ by_rst(const struct tcp_track *t, unsigned int side, const struct tcp_segment *s
 	*next = *t;
 	next->state = exact ? TRACK_CLOSE : TRACK_RESET;
 	next->side[side].flags |= TRACK_REFUSES;
-	next->side[side].end = later(d->end, s->seq);
 	return TRACK_WRITE;
 }
 
-/* Whether a side that sent a RST goes on behind it: it was not its own, or not exact. */
+/* Whether a RST was not its sender's own, or not exact: that side goes on behind it, or
+ * the other one still speaks.  If what that says was under way before the RST was there,
+ * the answer is another RST. */
 static bool
 goes_on(const struct tcp_track *t, unsigned int side, const struct tcp_segment *s)
 {
 	const struct tcp_side *d = &t->side[side], *o = &t->side[!side];
 
 	return ((d->flags & TRACK_REFUSES) != 0 && after(s->end, d->end)) ||
-	       ((o->flags & TRACK_REFUSES) != 0 && after(s->ack, o->end));
+	       ((o->flags & TRACK_REFUSES) != 0 &&
+		(t->state == TRACK_RESET || after(s->ack, o->end)));
 }
 
 static enum tcp_state
@@ -419,24 +425,28 @@ syn_again(const struct tcp_track *t, unsigned int side, const struct tcp_segment
 	*next = *t;
 	next->side[!side].ack = s->seq + 1;
 	next->side[side].flags |= TRACK_AGAIN;
-	next->side[side].scale = (uint8_t)((d->scale & SCALE_MASK) |
-		(s->scale == TCP_NO_WSCALE ? NO_SCALE : s->scale) << AGAIN_SHIFT);
+	next->side[side].scale = (uint8_t)((d->scale & SCALE_MASK) | offer_of(s));
 	return TRACK_WRITE;
 }
 
-/* The answer to that of an end that does not know of the connection: it begins anew. */
+/* The answer to that of an end that does not know of the connection... */
+static bool
+accepts_again(const struct tcp_track *t, unsigned int side, const struct tcp_segment *s)
+{
+	return (t->side[!side].flags & TRACK_AGAIN) != 0 && s->ack == t->side[side].ack;
+}
+
+/* ...with which it begins anew. */
 static enum track_result
 accept_again(const struct tcp_track *t, unsigned int side, const struct tcp_segment *s,
 	     struct tcp_track *next)
 {
 	const struct tcp_side *o = &t->side[!side];
-	uint8_t scale = o->scale >> AGAIN_SHIFT;
+	uint8_t scale = o->scale >> OFFER_SHIFT;
 	struct tcp_segment syn = { .seq = s->ack - 1, .end = s->ack, .flags = TCP_SYN,
 				   .window = UINT16_MAX,
 				   .scale = scale == NO_SCALE ? TCP_NO_WSCALE : scale };
 
-	if ((o->flags & TRACK_AGAIN) == 0 || s->ack != t->side[side].ack)
-		return TRACK_INVALID;
 	tcp_track_open(next, !side, &syn);
 	accept_syn(next, side, s);
 	return TRACK_WRITE;
@@ -460,23 +470,20 @@ static enum track_result
 by_syn(const struct tcp_track *t, unsigned int side, enum kind kind,
        const struct tcp_segment *s, struct tcp_track *next)
 {
-	bool opener = (t->opened >> side & 1) != 0;
-
 	if (kind == SYN) {
 		if (t->state == TRACK_CLOSE ||
 		    (t->state == TRACK_TIME_WAIT && is_newer(t, side, s)))
 			return TRACK_OPEN;
-		if (tcp_track_half_open(t))
-			return opener || t->state == TRACK_SYN_SENT2 ? TRACK_PASS
-								     : TRACK_INVALID;
-		return syn_again(t, side, s, next);
+		return t->state == TRACK_SYN_SENT2 ? TRACK_PASS
+						   : syn_again(t, side, s, next);
 	}
 	if (tcp_track_half_open(t))
-		return repeat_syn_ack(t, side, s, next);
+		return accepts_again(t, side, s) ? accept_again(t, side, s, next)
+						 : repeat_syn_ack(t, side, s, next);
 	if (fit(t, side, s) != OUTSIDE && s->end - s->seq == 1 &&
 	    !after(s->end, t->side[side].end))
 		return TRACK_PASS;
-	return opener ? TRACK_INVALID : accept_again(t, side, s, next);
+	return accepts_again(t, side, s) ? accept_again(t, side, s, next) : TRACK_INVALID;
 }
 
 /* An ACK, maybe with data or FIN, before the connection is established: what it
@@ -489,7 +496,8 @@ in_handshake(const struct tcp_track *t, unsigned int side, enum kind kind,
 	const struct tcp_side *d = &t->side[side], *o = &t->side[!side];
 	bool fast = ((d->flags | o->flags) & TRACK_FAST) != 0;
 
-	if (t->state != TRACK_SYN_RECV || before(s->ack, d->ack) ||
+	if (t->state != TRACK_SYN_RECV ||
+	    ((o->flags & TRACK_AGAIN) == 0 && before(s->ack, d->ack)) ||
 	    (!fast && after(s->sack, o->end)))
 		return TRACK_INVALID;
 	*next = *t;
@@ -553,7 +561,7 @@ tcp_track(const struct tcp_track *t, unsigned int side, const struct tcp_segment
 
 	if (where != FITS && !liberal &&
 	    ((t->side[0].flags | t->side[1].flags) & TRACK_LIBERAL) == 0)
-		return where == OLD ? TRACK_PASS : TRACK_INVALID;
+		return where == BESIDE ? TRACK_PASS : TRACK_INVALID;
 	if (tcp_track_half_open(t))
 		return in_handshake(t, side, kind, s, next);
 

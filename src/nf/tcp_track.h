@@ -21,21 +21,24 @@
  *                          >= the same - max(window of its sender, 66000) - T',
  *
  * T being that of its direction and T' that of the other one.  What it acknowledges is
- * the highest edge of its SACK blocks, if that is higher.  Anything else is not
- * valid.  Data below the window is old: it passes, as its receiver only answers it, and
- * changes nothing (RFC 5961, 5; so it is in nf_conntrack).
+ * the highest edge of its SACK blocks, if that is higher.  Anything else is not valid.
+ * Beside the window is what passes, as its receiver only answers it, and changes nothing:
+ * old data below it (RFC 5961, 5); and above the limit as much as its receiver's largest
+ * window, but not more than another T, for some senders overshoot a window that shuts.  So
+ * it is in nf_conntrack.
  *
  * A RST is judged by the same numbers (RFC 5961, 3.2).  One whose sequence number is the
  * one that is recorded as the next, or was last recorded as acknowledged, closes the
  * connection.  One between what was acknowledged and end + T may be exact for all that
  * the record can tell: it passes, for its receiver knows, and puts the connection in
- * TRACK_RESET, from where sequence numbers beyond it bring the connection back.  All
- * others are not valid.
+ * TRACK_RESET.  From there the connection comes back when its sender goes on, or its
+ * receiver says anything: that is the challenge if it was not exact, and if it was, the
+ * answer is another RST.  All others are not valid.
  */
 #ifndef NF_TCP_TRACK_H
 #define NF_TCP_TRACK_H
 
-#include "net/packet.h"
+#include "nf/tcp_segment.h"
 
 enum {
 	TRACK_WINDOW_UNIT = 16 * 1024,
@@ -79,7 +82,7 @@ struct tcp_side {
 	uint32_t ack;
 	/* The largest that it offered, in units, rounded up; 0: it has sent nothing. */
 	uint16_t window;
-	/* Of its windows; in the high bits, that of a SYN amid the connection (15: none). */
+	/* Of its windows; in the high bits, what its last SYN has offered (15: none). */
 	uint8_t scale;
 	uint8_t flags;				/* TRACK_... */
 };
@@ -93,21 +96,6 @@ struct tcp_track {
 };
 
 static_assert(sizeof(struct tcp_track) == 36, "part of a record: no padding");
-
-/* What a segment says, in host order. */
-struct tcp_segment {
-	uint32_t seq, end;			/* End: behind its data, SYN and FIN. */
-	uint32_t ack, sack;			/* Sack: the highest edge, or 'ack'. */
-	uint32_t timestamp;
-	uint16_t window;
-	uint8_t flags;				/* TCP_... */
-	uint8_t scale;				/* Of a SYN; or TCP_NO_WSCALE. */
-	bool has_timestamp;
-};
-
-/* Of a packet that is TCP and not a later fragment.  Options are only looked at where
- * they matter: those of a SYN and a FIN, and SACKs. */
-void tcp_segment_of(const struct packet *p, struct tcp_segment *out);
 
 enum track_result {
 	TRACK_PASS,				/* Valid; the record stays as it is. */

@@ -353,6 +353,99 @@ test_sctp_associations(void **state)
 	bench_close(b);
 }
 
+/* The tags of the two sides are 77 and 99 from then on. */
+static struct bench *
+open_association(void)
+{
+	struct bench *b = bench_open("firewall", defaults, 2);
+
+	assert_true(sctp(b, 0, NF_INSIDE, 0, 1, 0, 77));		/* INIT */
+	assert_true(sctp(b, 1, NF_OUTSIDE, 77, 2, 0, 99));	/* INIT ACK */
+	assert_true(sctp(b, 0, NF_INSIDE, 99, 10, 0, 1));		/* COOKIE ECHO */
+	assert_true(sctp(b, 1, NF_OUTSIDE, 77, 11, 0, 1));	/* COOKIE ACK */
+	return b;
+}
+
+/* [B28; U4, U8] RFC 9260, 5.2.2: an end that has lost its association opens it anew, and
+ * the other one still has it, or not. */
+static void
+test_an_sctp_end_may_start_again(void **state)
+{
+	for (enum nf_side side = NF_INSIDE; side <= NF_OUTSIDE; side++) {
+		struct bench *b = open_association();
+		uint32_t own = side == NF_INSIDE ? 99 : 77, other = 77 + 99 - own;
+
+		assert_true(sctp(b, 0, side, 0, 1, 0, 1077));		/* INIT */
+		assert_false(sctp(b, 1, !side, 1078, 2, 0, 1099));
+		assert_true(sctp(b, 1, !side, 1077, 2, 0, 1099));	/* INIT ACK */
+		/* Anybody can have come so far: the old one is none the worse. */
+		assert_true(sctp(b, 0, side, own, 0, 0, 0));		/* DATA */
+		assert_true(sctp(b, 1, !side, other, 0, 0, 0));
+		assert_false(sctp(b, 0, side, 1098, 10, 0, 1));
+		assert_false(sctp(b, 0, side, 1099, 0, 0, 0));
+		assert_true(sctp(b, 0, side, 1099, 10, 0, 1));		/* COOKIE ECHO */
+		assert_true(sctp(b, 1, !side, 1077, 11, 0, 1));		/* COOKIE ACK */
+		assert_true(sctp(b, 0, side, 1099, 0, 0, 0));
+		assert_true(sctp(b, 1, !side, 1077, 0, 0, 0));
+		assert_false(sctp(b, 0, side, own, 0, 0, 0));
+		assert_false(sctp(b, 1, !side, other, 0, 0, 0));
+		bench_wait(b, 4 * 86400 * 1000ULL);
+		assert_true(sctp(b, 0, side, 1099, 0, 0, 0));
+		bench_close(b);
+	}
+}
+
+/* [B28] */
+static void
+test_an_sctp_end_may_be_refused_to_start_again(void **state)
+{
+	struct bench *b = open_association();
+
+	assert_true(sctp(b, 0, NF_INSIDE, 0, 1, 0, 1077));	/* INIT */
+	assert_false(sctp(b, 1, NF_OUTSIDE, 1078, 6, 0, 0));
+	assert_true(sctp(b, 1, NF_OUTSIDE, 1077, 6, 0, 0));	/* ABORT of that. */
+	bench_wait(b, 86400 * 1000ULL);
+	assert_true(sctp(b, 1, NF_OUTSIDE, 77, 0, 0, 0));		/* DATA, old. */
+	bench_close(b);
+}
+
+/* [B28] RFC 9260, 5.2.1. */
+static void
+test_both_sctp_ends_may_open(void **state)
+{
+	struct bench *b = bench_open("firewall", defaults, 2);
+
+	assert_true(sctp(b, 0, NF_INSIDE, 0, 1, 0, 77));		/* INIT */
+	assert_true(sctp(b, 1, NF_OUTSIDE, 0, 1, 0, 99));		/* INIT */
+	assert_true(sctp(b, 0, NF_INSIDE, 99, 2, 0, 77));		/* INIT ACK */
+	assert_true(sctp(b, 1, NF_OUTSIDE, 77, 2, 0, 99));	/* INIT ACK */
+	assert_true(sctp(b, 1, NF_OUTSIDE, 77, 10, 0, 1));	/* COOKIE ECHO */
+	assert_true(sctp(b, 0, NF_INSIDE, 99, 10, 0, 1));		/* COOKIE ECHO */
+	assert_true(sctp(b, 0, NF_INSIDE, 99, 11, 0, 1));		/* COOKIE ACK */
+	assert_true(sctp(b, 1, NF_OUTSIDE, 77, 11, 0, 1));	/* COOKIE ACK */
+	bench_wait(b, 86400 * 1000ULL);
+	assert_true(sctp(b, 0, NF_INSIDE, 99, 0, 0, 0));		/* DATA */
+	assert_true(sctp(b, 1, NF_OUTSIDE, 77, 0, 0, 0));
+	bench_close(b);
+}
+
+/* [B33] */
+static void
+test_sctp_associations_are_counted_until_they_end(void **state)
+{
+	static const char one[] = "limits: { connections_per_source: 1 }";
+	struct bench *b = bench_open("firewall", one, 2);
+
+	for (unsigned int i = 0; i < 5; i++) {
+		assert_true(sctp(b, 0, NF_INSIDE, 0, 1, 0, 77));	/* INIT */
+		assert_true(sctp(b, 1, NF_OUTSIDE, 77, 6, 0, 0));	/* ABORT */
+	}
+	bench_wait(b, 11 * 1000);
+	bench_settle(b);
+	assert_true(sctp(b, 0, NF_INSIDE, 0, 1, 0, 77));
+	bench_close(b);
+}
+
 int
 main(void)
 {
@@ -368,6 +461,10 @@ main(void)
 		cmocka_unit_test(test_zones_do_not_mix),
 		cmocka_unit_test(test_a_full_table_takes_the_place_of_what_is_worth_least),
 		cmocka_unit_test(test_sctp_associations),
+		cmocka_unit_test(test_an_sctp_end_may_start_again),
+		cmocka_unit_test(test_an_sctp_end_may_be_refused_to_start_again),
+		cmocka_unit_test(test_both_sctp_ends_may_open),
+		cmocka_unit_test(test_sctp_associations_are_counted_until_they_end),
 	};
 
 	return cmocka_run_group_tests(tests, bench_start, NULL);

@@ -293,6 +293,60 @@ test_limits_may_come_and_go(void **state)
 	}
 }
 
+/* [B33, B37] New limits put connections elsewhere, and new rules count for them all. */
+static void
+test_new_rules_and_new_limits_come_together(void **state)
+{
+	static const char *const limits[] = { "", half_open, connections };
+
+	for (unsigned int from = 0; from < 3; from++) {
+		for (unsigned int to = 0; to < 3; to++) {
+			struct bench *b = bench_open("firewall", limits[from], 2);
+			const struct client *c = client(1, 0);
+			struct spec udp = { .side = NF_INSIDE, .from = "10.0.0.1:7",
+					    .to = "192.0.2.1:53",
+					    .protocol = PROTO_UDP };
+			char section[128];
+
+			assert_true(from_client(b, 0, c, "S", 1000, 0));
+			assert_true(from_server(b, 1, c, "SA", 5000, 1001));
+			assert_true(from_client(b, 0, c, "A", 1001, 5001));
+			assert_true(send_spec(b, 1, &udp));
+			snprintf(section, sizeof(section),
+				 "reload: reevaluate\ndefault: { out: deny }\n%s",
+				 limits[to]);
+			bench_reload(b, 0, section);
+			bench_reload(b, 1, section);
+			assert_false(from_server(b, 0, c, "A", 5001, 1001));
+			assert_false(send_spec(b, 1, &udp));
+			assert_int_equal(bench_dropped(b, NF_DROP_POLICY), 2);
+			assert_int_equal(bench_records(b, "connection"), 0);
+			assert_int_equal(bench_records(b, "counted"), 0);
+			bench_close(b);
+		}
+	}
+}
+
+/* [B33, B39] Nor is anything given back that was never counted. */
+static void
+test_a_wrong_checksum_counts_nothing(void **state)
+{
+	struct bench *b = open_two("limits: { half_open: 6, half_open_per_source: 6,\n"
+				   "          connections_per_source: 6 }");
+
+	for (unsigned int i = 0; i < 20; i++) {
+		struct spec syn = { .side = NF_INSIDE, .from = client(1, i)->address,
+				    .to = "192.0.2.1:80", .flags = "S",
+				    .bad_checksum = true };
+
+		assert_false(send_spec(b, i % 2, &syn));
+	}
+	assert_int_equal(bench_dropped(b, NF_DROP_CHECKSUM), 20);
+	assert_int_equal(bench_records(b, "source"), 0);
+	assert_int_equal(syns(b, 2, 1, 0, 20), 6);
+	bench_close(b);
+}
+
 /* [B33; U25] A flood of SYNs that the limits stop: those that are open do not notice. */
 static void
 test_a_flood_leaves_open_connections_alone(void **state)
@@ -337,6 +391,8 @@ main(void)
 		cmocka_unit_test(test_connections_of_a_source_are_counted_until_they_end),
 		cmocka_unit_test(test_other_protocols_count_as_connections),
 		cmocka_unit_test(test_limits_may_come_and_go),
+		cmocka_unit_test(test_new_rules_and_new_limits_come_together),
+		cmocka_unit_test(test_a_wrong_checksum_counts_nothing),
 		cmocka_unit_test(test_a_flood_leaves_open_connections_alone),
 	};
 

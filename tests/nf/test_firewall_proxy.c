@@ -225,6 +225,47 @@ test_only_the_cookie_opens(void **state)
 	bench_close(b);
 }
 
+/* [B33; U25] If the ACK is lost, what comes next is a probe of the window that is shut:
+ * without data, of the last byte that was acknowledged (Linux), or with the first one. */
+static void
+test_a_probe_brings_the_cookie_when_the_ack_was_lost(void **state)
+{
+	for (unsigned int of_next = 0; of_next < 2; of_next++) {
+		struct bench *b = open_bench(always, 2);
+		uint32_t seq = cookie(b, 0);
+		struct spec probe = { C("A", 1000 + of_next, seq + 1),
+				      .data_bytes = of_next };
+		struct spec answer = { S("SA", 5000, 1001) };
+
+		check(ask(b, 1, &probe), NF_INSIDE, "S", 1000, 0);
+		check(ask(b, 0, &probe), NF_INSIDE, "S", 1000, 0);
+		assert_non_null(ask(b, 0, &answer));
+		assert_non_null(bench_take(b));
+		check(ask(b, 1, &probe), NF_INSIDE, "A", 1000 + of_next, 5001);
+		assert_null(bench_take(b));
+		bench_close(b);
+	}
+}
+
+/* [B33, B39] */
+static void
+test_a_wrong_checksum_ends_no_handshake(void **state)
+{
+	struct bench *b = open_bench(always, 2);
+	uint32_t seq = cookie(b, 0);
+	struct spec ack = { C("A", 1001, seq + 1) };
+	struct spec rst = { C("R", 1001, 0), .bad_checksum = true };
+
+	assert_non_null(ask(b, 0, &ack));
+	assert_null(ask(b, 1, &rst));
+	assert_int_equal(bench_dropped(b, NF_DROP_CHECKSUM), 1);
+	assert_int_equal(bench_records(b, "connection"), 1);
+	rst.bad_checksum = false;
+	assert_null(ask(b, 1, &rst));
+	assert_int_equal(bench_records(b, "connection"), 0);
+	bench_close(b);
+}
+
 /* [B33] */
 static void
 test_cookies_grow_old(void **state)
@@ -357,6 +398,8 @@ main(void)
 		cmocka_unit_test(test_numbers_are_shifted_for_as_long_as_the_connection_lives),
 		cmocka_unit_test(test_what_an_error_quotes_is_shifted_too),
 		cmocka_unit_test(test_only_the_cookie_opens),
+		cmocka_unit_test(test_a_probe_brings_the_cookie_when_the_ack_was_lost),
+		cmocka_unit_test(test_a_wrong_checksum_ends_no_handshake),
 		cmocka_unit_test(test_cookies_grow_old),
 		cmocka_unit_test(test_a_server_may_refuse),
 		cmocka_unit_test(test_the_rules_come_before_the_cookie),

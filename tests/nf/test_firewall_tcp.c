@@ -252,13 +252,24 @@ test_a_blind_rst_closes_nothing(void **state)
 		{ "established", { C("A", 1001, 5001) }, SENT, .after_ms = 86400 * 1000 },
 		{ "within the tolerance: its receiver may know better",
 		  { S("R", 5001 + 700, 0) }, SENT, true },
-		{ "its challenge passes, much later", { C("A", 1001, 5001) }, SENT,
-		  .after_ms = 290 * 1000 },
-		{ "data behind it", { S("A", 5001, 1001), .data_bytes = 701 }, SENT, true },
-		{ "proves it wrong: established", { C("A", 1001, 5702) }, SENT,
+		{ "its challenge, much later, proves it wrong", { C("A", 1001, 5001) }, SENT,
+		  true, .after_ms = 290 * 1000 },
+		{ "established", { C("A", 1001, 5001) }, SENT, .after_ms = 86400 * 1000 },
+		{ "another one", { S("R", 5001 + 700, 0) }, SENT, true },
+		{ "data", { S("A", 5001, 1001), .data_bytes = 701 }, SENT, true },
+		{ "proves it wrong as well", { C("A", 1001, 5702) }, SENT,
 		  .after_ms = 86400 * 1000 },
 		{ "the exact one", { S("R", 5702, 0) }, SENT, true },
 		{ "closes", { C("A", 1001, 5702) }, DROPPED(STATE), .after_ms = 11000 },
+	};
+	static const struct step answered[] = {
+		HANDSHAKE,
+		{ "data", { S("A", 5001, 1001), .data_bytes = 700 }, SENT },
+		{ "a RST behind it", { S("R", 5701, 0) }, SENT, true },
+		{ "an ACK that was under way", { C("A", 1001, 5701) }, SENT, true },
+		{ "is answered by another one", { S("R", 5701, 0) }, SENT, true },
+		{ "which closes", { C("A", 1001, 5701) }, DROPPED(STATE),
+		  .after_ms = 11000 },
 	};
 	static const struct step silent[] = {
 		HANDSHAKE,
@@ -268,6 +279,7 @@ test_a_blind_rst_closes_nothing(void **state)
 	};
 
 	RUN_STEPS("firewall", defaults, steps);
+	RUN_STEPS("firewall", defaults, answered);
 	RUN_STEPS("firewall", defaults, silent);
 }
 

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 import peers
-from lab import missing_rights, wait_for
+from lab import Lab, missing_rights, wait_for
 from peers import INSIDE, OUTSIDE, ROUTER, bound, both_speak, connect
 
 SECTION = """
@@ -145,6 +145,67 @@ def test_what_was_never_opened_stays_out(net):
         one.settimeout(0)
         with pytest.raises(BlockingIOError):
             one.recv(1)
+
+
+# --- A bad line ------------------------------------------------------------------------
+
+NOISE = """
+import heapq, random, select, socket, sys, time
+chance, due, n = random.Random(1), [], 0
+def opened(device):
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    s.bind((device, 0))
+    s.setblocking(False)
+    return s
+a, b = map(opened, ("a0", "b0"))
+print("ready", flush=True)
+while True:
+    wait = max(0, due[0][0] - time.monotonic()) if due else 1
+    for s in select.select([a, b], [], [], wait)[0]:
+        frame, address = s.recvfrom(65536)
+        outgoing = address[2] == 4
+        for copy in range(0 if outgoing or chance.random() < .02 else
+                          2 if chance.random() < .01 else 1):
+            n += 1
+            late = chance.random() * .02 if chance.random() < .05 else 0
+            heapq.heappush(due, (time.monotonic() + late, n, b if s is a else a, frame))
+    while due and due[0][0] <= time.monotonic():
+        due[0][2].send(due[0][3])
+        heapq.heappop(due)
+"""
+
+
+def test_downloads_over_bad_lines_survive_a_kill():
+    """[B30, B32; U3, U8] Segments are lost, doubled and out of order on both sides of two
+    sprayed instances, with Fast Open and without."""
+    if missing_rights():
+        pytest.skip(missing_rights())
+    with Lab() as lab:
+        lab.host("inside", "10.0.0.1/24", "fd00::1/64")
+        lab.host("outside", "10.0.0.2/24", "fd00::2/64")
+        spray, store = lab.spray(), lab.redis()
+        for host in ("inside", "outside"):
+            lab.host(f"noise-{host}")
+            lab._quiet(f"noise-{host}")
+            lab.link(f"{host}:eth0", f"noise-{host}:a0")
+            lab.link(f"noise-{host}:b0", f"spray:{host}")
+            lab.run("sysctl", "-qw", "net.ipv4.tcp_fastopen=0x403", netns=host)
+            lab.start("noise", ["/usr/bin/python3", "-c", NOISE],
+                      f"noise-{host}").wait_log("ready")
+        text = peers.config(SECTION).replace("STORE", store.url)
+        instances = {name: lab.snf(text, name, links=spray.links(name)) for name in "ab"}
+        spray.use("a", "b")
+        lab.run("sh", "-c", f"mkdir {lab.ram}/www; head -c 300000 /dev/zero >{lab.ram}/www/f")
+        lab.nginx("outside", f"{lab.ram}/www")
+        curls = [lab.start("curl", ["curl", "-q", "-sS", "-g", "--fail", "--max-time", "60",
+                                    *(["--tcp-fastopen"] if i % 2 else []), "-o", "/dev/null",
+                                    peers.url(("10.0.0.2", "fd00::2")[i // 2 % 2], "f")],
+                           "inside") for i in range(24)]
+        wait_for(lambda: sum(not curl.alive for curl in curls) > 4, 30, "some downloads")
+        instances["b"].kill()
+        spray.use("a")
+        for curl in curls:
+            assert curl.wait(60) == 0, curl.log()
 
 
 # --- SYN proxy -------------------------------------------------------------------------

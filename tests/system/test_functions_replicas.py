@@ -62,7 +62,7 @@ def survives(net, fault):
 
 
 def test_what_is_open_needs_no_replica(net):
-    """[U2, U8] Nor does a window that moves.  Packets that open something are
+    """[U8, U29] Nor does a window that moves.  Packets that open something are
     dropped; sent again, they find what they wrote at the primary."""
     replica = net.store.servers[1]
     assert net.counters()["uncommitted"] == 0
@@ -76,5 +76,5 @@ def test_what_is_open_needs_no_replica(net):
 
 
 def test_what_is_open_survives_a_failover_to_the_last_server(net):
-    """[U2, U8] One that has no replica of its own."""
+    """[U8, U29] One that has no replica of its own."""
     survives(net, net.store.fail_over)

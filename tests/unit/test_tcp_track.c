@@ -137,6 +137,32 @@ test_windows(void **state)
 	RUN(steps);
 }
 
+/* [B30] As nf_conntrack does: what its receiver has no room for, it drops. */
+static void
+test_a_sender_may_overshoot_a_window_that_shuts(void **state)
+{
+	static const struct step steps[] = {
+		{ "SYN", A, "S", 1000, 0, 0, 65535, OPEN, SYN_SENT },
+		{ "SYN/ACK", B, "SA", 5000, 1001, 0, 65535, WRITE, SYN_RECV },
+		{ "ACK", A, "A", 1001, 5001, 0, 65535, WRITE, ESTABLISHED },
+		{ "60,000 bytes", B, "A", 5001, 1001, 60000, 65535, PASS, ESTABLISHED },
+		{ "the window shuts", A, "A", 1001, 65001, 0, 0, PASS, ESTABLISHED },
+		{ "the server goes on", B, "A", 65001, 1001, 60000, 65535, WRITE,
+		  ESTABLISHED },
+		{ "and on", B, "A", 125001, 1001, 1400, 65535, PASS, ESTABLISHED },
+		{ "beyond the tolerance, of which the record lacks all", B, "A",
+		  5001 + 140000, 1001, 1400, 65535, PASS, ESTABLISHED },
+		{ "which is not followed", A, "A", 1001, 5001 + 3 * 65536, 0, 0, BAD,
+		  ESTABLISHED },
+		{ "nor is there more", B, "A", 5002 + 3 * 65536, 1001, 1400, 65535, BAD,
+		  ESTABLISHED },
+		{ "an ACK of what was in the window", A, "A", 1001, 65001, 0, 65535, PASS,
+		  ESTABLISHED },
+	};
+
+	RUN(steps);
+}
+
 /* [B30; case 41] */
 static void
 test_windows_move(void **state)
@@ -159,7 +185,9 @@ test_windows_move(void **state)
 		{ "it opens wide", B, "A", 5001, 241001, 0, 65535, WRITE, ESTABLISHED },
 		{ "and all of it is used", A, "A", 241001 + 4 * MIB, 5001, 1000, 0, WRITE,
 		  ESTABLISHED },
-		{ "and more than half of it again is not", A, "A", 241001 + 7 * MIB, 5001,
+		{ "more than half of it again changes nothing", A, "A", 241001 + 7 * MIB, 5001,
+		  1000, 0, PASS, ESTABLISHED },
+		{ "and more than all of it is not valid", A, "A", 241001 + 9 * MIB, 5001,
 		  1000, 0, BAD, ESTABLISHED },
 	};
 
@@ -196,22 +224,32 @@ test_rsts(void **state)
 		{ "maybe exact: it passes, but does not close", B, "R", 5001 + 30000, 0, 0, 0,
 		  WRITE, TRACK_RESET },
 		{ "once", B, "R", 5001 + 50000, 0, 0, 0, PASS, TRACK_RESET },
-		{ "what was under way says nothing", A, "A", 1001, 5001, 100, 0, PASS,
-		  TRACK_RESET },
-		{ "the receiver has not minded: there is more behind it", B, "A",
-		  5001 + 30000, 1001, 100, 0, WRITE, ESTABLISHED },
-		{ "an exact one closes", B, "R", 5001 + 30100, 0, 0, 0, WRITE,
+		{ "the receiver has not minded: its sender goes on", B, "A", 5001, 1001, 100,
+		  0, WRITE, ESTABLISHED },
+		{ "a RST behind that", B, "R", 5101 + 65536, 0, 0, 0, WRITE, TRACK_RESET },
+		{ "the receiver challenges it", A, "A", 1001, 5101, 0, 0, WRITE,
+		  ESTABLISHED },
+		{ "it has not made room for another one", B, "R", 5101 + 65537, 0, 0, 0, BAD,
+		  ESTABLISHED },
+		{ "an exact one closes", B, "R", 5101, 0, 0, 0, WRITE, TRACK_CLOSE },
+		{ "an answer to it is no longer one", A, "A", 1001, 5101, 0, 0, PASS,
 		  TRACK_CLOSE },
-		{ "an answer to it is no longer one", A, "A", 1001, 5001, 0, 0, PASS,
-		  TRACK_CLOSE },
-		{ "but what goes on behind it is", B, "A", 5001 + 30100, 1001, 10, 0,
-		  WRITE, ESTABLISHED },
+		{ "but what goes on behind it is", B, "A", 5101, 1001, 10, 0, WRITE,
+		  ESTABLISHED },
 		{ "an exact one, with what was acknowledged last", A, "RA", 1001, 5001, 0,
 		  0, WRITE, TRACK_CLOSE },
 		{ "a new SYN opens anew", A, "S", 77, 0, 0, 0, OPEN, SYN_SENT },
 	};
+	static const struct step finished[] = {
+		HANDSHAKE,
+		{ "a FIN", B, "FA", 5001, 1001, 0, 0, WRITE, TRACK_FIN_WAIT },
+		{ "acknowledged", A, "A", 1001, 5002, 0, 0, WRITE, TRACK_CLOSE_WAIT },
+		{ "a RST before it", B, "R", 5000, 0, 0, 0, BAD, TRACK_CLOSE_WAIT },
+		{ "one in its place", B, "R", 5001, 0, 0, 0, WRITE, TRACK_RESET },
+	};
 
 	RUN(steps);
+	RUN(finished);
 }
 
 /* [B32] */
@@ -281,6 +319,104 @@ test_challenges(void **state)
 	RUN(unknown_there);
 }
 
+/* [B31, B32; cases 37, 39] */
+static void
+test_a_client_that_begins_anew_before_it_is_answered(void **state)
+{
+	static const struct step accepted[] = {
+		{ "SYN", A, "S", 1000, 0, 0, 0, OPEN, SYN_SENT },
+		{ "SYN/ACK, which is lost", B, "SA", 5000, 1001, 0, 0, WRITE, SYN_RECV },
+		{ "another SYN", A, "S", 0x10000000, 0, 0, 0, WRITE, SYN_RECV, 3 },
+		{ "again", A, "S", 0x10000000, 0, 0, 0, PASS, SYN_RECV, 3 },
+		{ "the answer to the first one, again", B, "SA", 5000, 1001, 0, 0, PASS,
+		  SYN_RECV },
+		{ "that to the other one", B, "SA", 0x20000000, 0x10000001, 0, 0, WRITE,
+		  SYN_RECV, 3 },
+		{ "confirmed", A, "A", 0x10000001, 0x20000001, 0, 0, WRITE, ESTABLISHED },
+	};
+	static const struct step challenged[] = {
+		{ "SYN", A, "S", 1000, 0, 0, 0, OPEN, SYN_SENT },
+		{ "SYN/ACK", B, "SA", 5000, 1001, 0, 0, WRITE, SYN_RECV },
+		{ "another SYN", A, "S", 0x10000000, 0, 0, 0, WRITE, SYN_RECV },
+		{ "its challenge", B, "A", 5001, 1001, 0, 0, PASS, SYN_RECV },
+		{ "the answer to that", A, "R", 1001, 0, 0, 0, WRITE, TRACK_CLOSE },
+		{ "the SYN again", A, "S", 0x10000000, 0, 0, 0, OPEN, SYN_SENT },
+	};
+	static const struct step forged[] = {
+		{ "SYN", A, "S", 1000, 0, 0, 0, OPEN, SYN_SENT },
+		{ "SYN/ACK", B, "SA", 5000, 1001, 0, 0, WRITE, SYN_RECV },
+		{ "somebody else's SYN", A, "S", 0x10000000, 0, 0, 0, WRITE, SYN_RECV },
+		{ "is no obstacle", A, "A", 1001, 5001, 0, 0, WRITE, ESTABLISHED },
+		{ "for either side", B, "A", 5001, 1001, 10, 0, PASS, ESTABLISHED },
+		{ "its RST still has to be right", B, "R", 5000, 0, 0, 0, BAD, ESTABLISHED },
+	};
+	static const struct step refused[] = {
+		HANDSHAKE,
+		{ "a SYN amid the connection", A, "S", 0x10000000, 0, 0, 0, WRITE,
+		  ESTABLISHED },
+		{ "a refusal of another one", B, "RA", 0x7000000, 0x10000002, 0, 0, BAD,
+		  ESTABLISHED },
+		{ "the refusal of one who has forgotten the connection", B, "RA", 0x7000000,
+		  0x10000001, 0, 0, WRITE, TRACK_CLOSE },
+	};
+
+	RUN(accepted);
+	RUN(challenged);
+	RUN(forged);
+	RUN(refused);
+}
+
+/* [B30, B32] */
+static void
+test_repeated_syns_that_differ(void **state)
+{
+	static const struct step fast[] = {
+		{ "SYN with data", A, "S", 1000, 0, 400, 0, OPEN, SYN_SENT },
+		{ "again, without", A, "S", 1000, 0, 0, 0, PASS, SYN_SENT },
+		{ "the first one is accepted", B, "SA", 5000, 1401, 0, 0, WRITE, SYN_RECV },
+		{ "confirmed", A, "A", 1401, 5001, 0, 0, WRITE, ESTABLISHED },
+	};
+	static const struct step not_fast[] = {
+		{ "SYN", A, "S", 1000, 0, 0, 0, OPEN, SYN_SENT },
+		{ "again, with data", A, "S", 1000, 0, 400, 0, WRITE, SYN_SENT },
+		{ "the second one is accepted", B, "SA", 5000, 1401, 0, 0, WRITE, SYN_RECV },
+		{ "answered at once", B, "PA", 5001, 1401, 100, 0, PASS, SYN_RECV },
+	};
+	static const struct step scaled[] = {
+		{ "SYN without a scale", A, "S", 1000, 0, 0, 0, OPEN, SYN_SENT },
+		{ "with one", A, "S", 1000, 0, 0, 0, WRITE, SYN_SENT, 8 },
+		{ "with less", A, "S", 1000, 0, 0, 0, PASS, SYN_SENT, 2 },
+		{ "without, at last", A, "S", 1000, 0, 0, 0, PASS, SYN_SENT },
+		{ "accepted with a scale", B, "SA", 5000, 1001, 0, 0, WRITE, SYN_RECV, 8 },
+		{ "ACK", A, "A", 1001, 5001, 0, 60000, WRITE, ESTABLISHED },
+		{ "8 MB are the window", B, "A", 5001 + 7 * MIB, 1001, 1, 0, WRITE,
+		  ESTABLISHED },
+	};
+	static const struct step answers[] = {
+		{ "SYN with a scale", A, "S", 1000, 0, 0, 0, OPEN, SYN_SENT, 8 },
+		{ "accepted without, which is lost", B, "SA", 5000, 1001, 0, 0, WRITE,
+		  SYN_RECV },
+		{ "and with one, by another number", B, "SA", 0x30000000, 1001, 0, 0, WRITE,
+		  SYN_RECV, 8 },
+		{ "ACK", A, "A", 1001, 0x30000001, 0, 60000, WRITE, ESTABLISHED },
+		{ "8 MB are the window", B, "A", 0x30000001 + 7 * MIB, 1001, 1, 0, WRITE,
+		  ESTABLISHED },
+	};
+	static const struct step forged[] = {
+		{ "SYN", A, "S", 1000, 0, 0, 0, OPEN, SYN_SENT },
+		{ "a SYN from the other side, forged", B, "S", 0x30000000, 0, 0, 0, WRITE,
+		  TRACK_SYN_SENT2 },
+		{ "the SYN/ACK of the real one", B, "SA", 5000, 1001, 0, 0, WRITE, SYN_RECV },
+		{ "ACK", A, "A", 1001, 5001, 0, 0, WRITE, ESTABLISHED },
+	};
+
+	RUN(fast);
+	RUN(not_fast);
+	RUN(scaled);
+	RUN(answers);
+	RUN(forged);
+}
+
 /* [B14, B32] */
 static void
 test_both_open(void **state)
@@ -306,6 +442,14 @@ test_both_open(void **state)
 		  SYN_RECV },
 		{ "ACK of all", A, "A", 1401, 6401, 0, 0, WRITE, ESTABLISHED },
 	};
+	static const struct step fast_and_late[] = {
+		{ "SYN with data", A, "S", 1000, 0, 400, 0, OPEN, SYN_SENT },
+		{ "its answer, before the SYN/ACK", B, "PA", 5001, 1401, 1400, 0, PASS,
+		  SYN_SENT },
+		{ "not to what was never sent", B, "PA", 5001, 1402, 1400, 0, BAD, SYN_SENT },
+		{ "the SYN/ACK", B, "SA", 5000, 1401, 0, 0, WRITE, SYN_RECV },
+		{ "ACK of all", A, "A", 1401, 6401, 0, 0, WRITE, ESTABLISHED },
+	};
 	static const struct step fast_refused[] = {
 		{ "SYN with data", A, "S", 1000, 0, 400, 0, OPEN, SYN_SENT },
 		{ "SYN/ACK without it", B, "SA", 5000, 1001, 0, 0, WRITE, SYN_RECV },
@@ -324,6 +468,7 @@ test_both_open(void **state)
 	RUN(simultaneous);
 	RUN(split);
 	RUN(fast);
+	RUN(fast_and_late);
 	RUN(fast_refused);
 	RUN(repeated);
 }
@@ -340,8 +485,8 @@ test_closing(void **state)
 		  TRACK_FIN_WAIT },
 		{ "its ACK", B, "A", 5011, 1012, 0, 0, WRITE, TRACK_CLOSE_WAIT },
 		{ "data the other way", B, "A", 5011, 1012, 10, 0, PASS, TRACK_CLOSE_WAIT },
-		{ "nothing behind the FIN", A, "A", 1012 + 65537, 5021, 10, 0, BAD,
-		  TRACK_CLOSE_WAIT },
+		{ "nothing far behind the FIN", A, "A", 1012 + 2 * 65536 + 1, 5021, 10, 0,
+		  BAD, TRACK_CLOSE_WAIT },
 		{ "the other FIN", B, "FA", 5021, 1012, 0, 0, WRITE, TRACK_LAST_ACK,
 		  .timestamp = 9 },
 		{ "the other FIN again", B, "FA", 5021, 1012, 0, 0, PASS, TRACK_LAST_ACK },
@@ -395,11 +540,14 @@ main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_windows),
+		cmocka_unit_test(test_a_sender_may_overshoot_a_window_that_shuts),
 		cmocka_unit_test(test_windows_move),
 		cmocka_unit_test(test_scales_count_if_both_offer_them),
 		cmocka_unit_test(test_rsts),
 		cmocka_unit_test(test_rsts_while_opening),
 		cmocka_unit_test(test_challenges),
+		cmocka_unit_test(test_a_client_that_begins_anew_before_it_is_answered),
+		cmocka_unit_test(test_repeated_syns_that_differ),
 		cmocka_unit_test(test_both_open),
 		cmocka_unit_test(test_closing),
 		cmocka_unit_test(test_nonsense),
