@@ -79,7 +79,7 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-def wait_for(predicate, deadline_s, what):
+def wait_for(predicate, deadline_s, what, every_s=0.005):
     """Polls until 'predicate' returns something true, and returns that."""
     end = time.monotonic() + deadline_s
     while True:
@@ -88,7 +88,7 @@ def wait_for(predicate, deadline_s, what):
             return value
         if time.monotonic() > end:
             raise TimeoutError(f"{what}: not within {deadline_s} s")
-        time.sleep(0.005)
+        time.sleep(every_s)
 
 
 @functools.cache
@@ -209,6 +209,7 @@ class Lab:
         self.init = self.root = None
         self._watchdog = None
         self.processes = []
+        self.env = {}  # Of processes that are started from now on.
         self._addresses = {}  # Of hosts that have no link yet.
         self._signals = {}
 
@@ -263,7 +264,7 @@ class Lab:
 
     def _env(self, **more):
         return {**os.environ, "SNF_LAB": self.id, "OVS_RUNDIR": f"{self.dir}/ovs",
-                "LC_ALL": "C.UTF-8", **more}
+                "LC_ALL": "C.UTF-8", **self.env, **more}
 
     def enter(self, netns=None):
         """The words to put before a command that is to run in the lab: in the host

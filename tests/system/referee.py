@@ -9,6 +9,7 @@ the IP header and leaves out the TTL.  A packet counts as refused when all that 
 in has come to its end and it was not among what came out: no time has to pass.
 """
 import socket
+import struct
 
 from scapy.config import conf
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -21,6 +22,9 @@ from lab import wait_for
 
 conf.verb = 0
 ETH_P_ALL, PACKET_OUTGOING = 3, 4
+SOL_PACKET, PACKET_AUXDATA, TP_STATUS_VLAN_VALID = 263, 8, 0x10
+POLL_S = 0.0002
+KILL_EVERY = 19     # Packets: not a number of packets that cases have.
 MAC = {"in": "02:00:00:00:00:01", "out": "02:00:00:00:00:02"}
 ROUTER_MAC = "02:00:00:00:00:0e"
 OTHER = {"in": "out", "out": "in"}
@@ -36,6 +40,7 @@ class Wire:
         def open_socket():
             s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
             s.bind(("eth0", 0))
+            s.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
             s.setblocking(False)
             return s
         self.socket = lab.inside(host, open_socket)
@@ -43,16 +48,29 @@ class Wire:
     def send(self, packet):
         self.socket.send(packet)
 
-    def take(self):
-        """What came, as IP packets."""
+    def frames(self):
+        """What came."""
         found = []
         while True:
             try:
-                frame, address = self.socket.recvfrom(65536)
+                frame, beside, _, address = self.socket.recvmsg(65536, 64)
             except BlockingIOError:
                 return found
-            if address[2] != PACKET_OUTGOING and frame[12:14] in (b"\x08\x00", b"\x86\xdd"):
-                found.append(Ether(frame).payload)
+            if address[2] != PACKET_OUTGOING:
+                found.append(tagged(frame, beside))
+
+    def take(self):
+        """What came, as IP packets."""
+        return [Ether(frame).payload for frame in self.frames()
+                if frame[12:14] in (b"\x08\x00", b"\x86\xdd")]
+
+
+def tagged(frame, beside):
+    """With the VLAN tag that the kernel has taken out: struct tpacket_auxdata."""
+    status, tag, kind = struct.unpack("=I12xHH", beside[0][2])
+    if not status & TP_STATUS_VLAN_VALID:
+        return frame
+    return frame[:12] + struct.pack("!HH", kind, tag) + frame[12:]
 
 
 def framed(packet, dst, src):
@@ -94,32 +112,47 @@ class Linux:
     def through(self, side, packets):
         """What comes out on the other side of what is sent into this one."""
         self.wire["in"].take(), self.wire["out"].take()
+        for packet in packets:
+            self.wire[side].send(framed(packet, ROUTER_MAC, MAC[side]))
+        got = [p for p in self.wire[OTHER[side]].take() if not of_its_own(p)]
+        # Mostly it has forwarded them before send() returned.
+        return got if len(got) >= len(packets) else got + self._rest(side)
+
+    def _rest(self, side):
+        """What else is on its way."""
         self.n_markers += 1
         marker = bytes(IP(src="10.0.0.9" if side == "in" else "192.0.2.9",
                           dst="192.0.2.9" if side == "in" else "10.0.0.9", proto=253) /
                        Raw(b"marker %d" % self.n_markers))
-        for packet in [*packets, marker]:
-            self.wire[side].send(framed(packet, ROUTER_MAC, MAC[side]))
+        self.wire[side].send(framed(marker, ROUTER_MAC, MAC[side]))
         got = []
         out = self.wire[OTHER[side]]
         def marked():
             got.extend(out.take())
             return any(p.haslayer(Raw) and b"marker %d" % self.n_markers == p[Raw].load
                        for p in got)
-        wait_for(marked, 5, "the marker")
-        # Its own stack speaks as well: of multicast groups, from addresses of the link.
-        return [p for p in got if not (p.version == 4 and p.proto == 253) and
-                not (p.version == 6 and (p.src == "::" or p.src.startswith("fe80")))]
+        wait_for(marked, 5, "the marker", POLL_S)
+        return [p for p in got if not of_its_own(p)]
+
+
+def of_its_own(packet):
+    """A marker, or what the router's stack says: of multicast groups, from addresses of the
+    link."""
+    if packet.version == 4:
+        return packet.proto == 253
+    return packet.src == "::" or packet.src.startswith("fe80")
 
 
 class Ours:
     """One instance, or two that get every other packet: 'instances' are running on links
-    that end at eth0 of the hosts, which say nothing of their own."""
+    that end at eth0 of the hosts, which say nothing of their own.  With 'replace' they are
+    killed in turn, between two packets: replace(i) ends that one and returns another."""
 
-    def __init__(self, lab, instances, hosts=HOST):
+    def __init__(self, lab, instances, hosts=HOST, store=None, replace=None):
+        self.lab, self.instances, self.store, self.replace = lab, instances, store, replace
         self.wire = {side: Wire(lab, host) for side, host in hosts.items()}
         self.telemetry = [telemetry.of_process(process) for process in instances]
-        self.n_in = self.n_out = 0
+        self.n_in = self.n_out = self.n_calls = 0
 
     def _settled(self):
         """Whether all that was handed in is through."""
@@ -127,19 +160,39 @@ class Ours:
         return sum(telemetry.settled(s) for s in self.stats) == self.n_in
 
     def through(self, side, packets):
-        for packet in packets:
-            self.wire[side].send(framed(packet, MAC[OTHER[side]], MAC[side]))
-        self.n_in += len(packets)
-        wait_for(self._settled, 5, f"an end of {len(packets)} packets")
+        """What comes out on the other side; 'back' is what the sender was answered."""
+        out, back = self.frames(side, *(framed(packet, MAC[OTHER[side]], MAC[side])
+                                        for packet in packets))
+        self.back = [Ether(frame).payload for frame in back]
+        return [Ether(frame).payload for frame in out]
+
+    def _kill(self, i):
+        """What it has counted is as if it had never come."""
+        self._settled()
+        self.n_in -= telemetry.settled(self.stats[i])
+        self.n_out -= self.stats[i]["sent"] + self.stats[i]["emitted"]
+        self.telemetry[i].close()
+        self.instances[i] = self.replace(i)
+        self.telemetry[i] = telemetry.of_process(self.instances[i])
+
+    def frames(self, side, *frames):
+        """The frames that come out on the other side, and on this one."""
+        self.n_calls += 1
+        if self.replace and self.n_calls % KILL_EVERY == 0:
+            self._kill(self.n_calls // KILL_EVERY % len(self.instances))
+        for frame in frames:
+            self.wire[side].send(frame)
+        self.n_in += len(frames)
+        wait_for(self._settled, 5, f"an end of {len(frames)} packets", POLL_S)
         n_out = sum(s["sent"] + s["emitted"] for s in self.stats)
         got = {"in": [], "out": []}
         def arrived():
             for end, wire in self.wire.items():
-                got[end] += wire.take()
+                got[end] += wire.frames()
             return self.n_out + len(got["in"]) + len(got["out"]) >= n_out
-        wait_for(arrived, 5, f"{n_out} packets")
+        wait_for(arrived, 5, f"{n_out} packets", POLL_S)
         self.n_out += len(got["in"]) + len(got["out"])
-        return got[OTHER[side]]
+        return got[OTHER[side]], got[side]
 
 
 # --- Scripts ---------------------------------------------------------------------------
@@ -203,6 +256,16 @@ class Script:
             self.seen = (got[0].src, getattr(got[0].payload, "sport", self.seen[1]))
         self.verdicts.append((name, verdict))
         return got
+
+    def passes(self, name, side, packet):
+        """Where it is known what has to happen."""
+        got = self.send(name, side, packet)
+        assert self.verdicts[-1] == (name, "passed")
+        return got
+
+    def refused(self, name, side, packet):
+        self.send(name, side, packet)
+        assert self.verdicts[-1] == (name, "refused")
 
     def opened(self):
         """A handshake."""

@@ -384,7 +384,7 @@ SPECIAL = [
     ("tcp-payload-on-syn", 6, 6, "data on a SYN"),
     ("tcp-syn-then-rst", 2, 2, "a connection given up"),
     ("dns-tcp", 20, 20, "two connections"),
-    ("http-206-ranges", 1549, 1556, "long connections; a server that ignores a shut window"),
+    ("http-206-ranges", 1556, 1556, "long connections; a server that ignores a shut window"),
     ("jumbo", 22, 22, "frames of more than one buffer"),
     ("udp-64", 1, 1, "the smallest frame"),
     ("udp-1518", 1, 1, "the largest frame"),

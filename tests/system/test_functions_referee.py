@@ -11,7 +11,7 @@ from scapy.layers.inet6 import (ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6Packet
 from scapy.packet import Raw
 
 import referee
-from lab import Lab, missing_rights
+from lab import Lab, missing_rights, wait_for
 from referee import Script
 
 # What conntrack makes of a packet, and nothing else.
@@ -505,25 +505,42 @@ def ours(text, kind, cases, pool=None):
     return ours_with(text, kind, lambda path: played(path, cases, pool))
 
 
-def ours_with(text, kind, play):
-    """What play() makes of an instance, or of two sprayed."""
+def ours_with(text, kind, play, env=None):
+    """What play() makes of an instance, or of two sprayed, which may be killed meanwhile.
+    'env' is for who has the state: the store, or the instance itself."""
     with Lab() as lab:
         for host in referee.HOST.values():
             lab.host(host)
             lab._quiet(host)
+        lab.env = env or {}
+        store = None if kind == "embedded" else lab.redis()
+        if store:
+            lab.env = {}
         config = ('ports: {inside: "af_packet:in0", outside: "af_packet:out0"}\n' + text +
-                  f'store: "{"embedded:" if kind == "embedded" else lab.redis().url}"\n')
-        if kind == "sprayed":
+                  f'store: "{store.url if store else "embedded:"}"\n')
+        replace = None
+        if kind in ("sprayed", "killed"):
             spray = lab.spray()
             lab.link("inside:eth0", "spray:inside")
             lab.link("outside:eth0", "spray:outside")
-            instances = [lab.snf(config, name, links=spray.links(name)) for name in "ab"]
+            devices = lab.counters("spray")
+            def start(name):
+                return lab.snf(config, name, links=spray.links(name))
+            instances = [start(name) for name in "ab"]
             spray.use("a", "b")
+            def another(i):
+                name = "ab"[i]
+                instances[i].kill()
+                wait_for(lambda: f"{name}_in" not in devices(), 10, "an end of its devices")
+                instances[i] = start(name)
+                spray.use("a", "b")
+                return instances[i]
+            replace = another if kind == "killed" else None
         else:
             instances = [lab.snf(config, links={"in0": "inside:eth0", "out0": "outside:eth0"})]
         for side, host in referee.HOST.items():
             lab.run("ip", "link", "set", "eth0", "address", referee.MAC[side], netns=host)
-        return play(referee.Ours(lab, instances))
+        return play(referee.Ours(lab, instances, store=store, replace=replace))
 
 
 def compare(theirs, own, differs):
@@ -549,12 +566,12 @@ def filtered():
     return linux(FILTER, CASES4 + CASES6)
 
 
-settings = pytest.mark.parametrize("kind", ["embedded", "store", "sprayed"])
+settings = pytest.mark.parametrize("kind", ["embedded", "store", "sprayed", "killed"])
 
 
 @settings
 def test_the_firewall_passes_what_linux_passes(filtered, kind):
-    """[B14, B28, B29, B30, B31, B32, B34, B35, B39; U3, U17]"""
+    """[B11, B14, B28, B29, B30, B31, B32, B34, B35, B39; U3, U17]"""
     own = ours(f"function: firewall\n{FIREWALL_SECTION}", kind, CASES4 + CASES6)
     compare(filtered, own, {**FIREWALL_DIFFERS, **FIREWALL6_DIFFERS})
 
@@ -568,8 +585,8 @@ def translated():
 
 @settings
 def test_the_nat_passes_what_linux_passes(translated, kind):
-    """[B13, B14, B18, B22; U3, U4, U17] And every packet that leaves is translated, with right
-    checksums."""
+    """[B11, B13, B14, B18, B22; U3, U4, U17] And every packet that leaves is translated, with
+    right checksums."""
     own = ours(f"function: nat\n{NAT_SECTION}", kind, CASES4, POOL)
     compare(translated, own, NAT_DIFFERS)
 
