@@ -318,9 +318,9 @@ free_config:
 	return err;
 }
 
-int
-config_section(struct config *c, const char *key, const struct config_field *fields,
-	       void *out)
+/* The value of a key of the file, or NULL, and the key's line. */
+static yaml_node_t *
+find_section(struct config *c, const char *key, unsigned int *line)
 {
 	yaml_node_t *root = yaml_document_get_root_node(&c->document);
 	yaml_node_pair_t *pair = NULL, *end = NULL;
@@ -331,14 +331,33 @@ config_section(struct config *c, const char *key, const struct config_field *fie
 	}
 	for (; pair < end; pair++) {
 		yaml_node_t *k = yaml_document_get_node(&c->document, pair->key);
-		yaml_node_t *value = yaml_document_get_node(&c->document, pair->value);
 
 		/* The first step has refused keys that are no words. */
-		if (strcmp((const char *)k->data.scalar.value, key) == 0)
-			return config_walk(c, fields, value, config_node_line(k), key,
-					   out);
+		if (strcmp((const char *)k->data.scalar.value, key) != 0)
+			continue;
+		*line = config_node_line(k);
+		return yaml_document_get_node(&c->document, pair->value);
 	}
-	return config_walk(c, fields, NULL, root_line(root), key, out);
+	return NULL;
+}
+
+int
+config_section(struct config *c, const char *key, const struct config_field *fields,
+	       void *out)
+{
+	unsigned int line = root_line(yaml_document_get_root_node(&c->document));
+	yaml_node_t *node = find_section(c, key, &line);
+
+	return config_walk(c, fields, node, line, key, out);
+}
+
+unsigned int
+config_line(struct config *c, const char *key)
+{
+	unsigned int line = 0;
+
+	find_section(c, key, &line);
+	return line;
 }
 
 /* Reads the whole of 'f' into memory of the caller's to free. */

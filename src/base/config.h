@@ -87,6 +87,9 @@ void config_free(struct config *c);		/* NULL is ignored. */
 int config_section(struct config *c, const char *key, const struct config_field *fields,
 		   void *out);
 
+/* The line of such a key, 0 if it is not there. */
+unsigned int config_line(struct config *c, const char *key);
+
 /* Prints "FILE:LINE: message" for the place that filled 'field' (an address within
  * what was filled; the nearest enclosing item if that itself was not in the file;
  * the file alone if nothing is known). */

@@ -171,6 +171,74 @@ end_record(struct query *q, unsigned int partition, const struct frame_lease *r)
 	return 0;
 }
 
+/* Calls 'f' with the name of each field that records of the table may show, until it says
+ * true.  Returns whether it did. */
+static bool
+each_field(const struct nf_table *t, bool (*f)(const char *name, void *arg), void *arg)
+{
+	static const char *const of_a_flow[] = { "protocol", "src", "dst", "zone" };
+	static const char *const of_a_range[] = { "members", "taken" };
+	const struct nf_field *lists[] = { t->key_fields, t->is_range ? NULL : t->fields };
+
+	for (unsigned int i = 0; i < 2; i++) {
+		const struct nf_field *field = lists[i];
+
+		for (; field != NULL && field->kind != NF_FIELD_END; field++) {
+			if (field->kind != NF_FIELD_FLOW) {
+				if (f(field->name, arg))
+					return true;
+				continue;
+			}
+			for (unsigned int k = 0; k < 4; k++)
+				if (f(of_a_flow[k], arg))
+					return true;
+		}
+	}
+	for (unsigned int k = 0; t->is_range && k < 2; k++)
+		if (f(of_a_range[k], arg))
+			return true;
+	/* What no list names, and values of other formats, are shown as bytes. */
+	return (t->key_fields == NULL && f("key", arg)) ||
+	       (!t->is_range && f("value", arg));
+}
+
+static bool
+is_asked_for(const char *name, void *wanted)
+{
+	size_t n = strlen(name);
+
+	return strncmp(wanted, name, n) == 0 && ((const char *)wanted)[n] == '=';
+}
+
+static bool
+print_name(const char *name, void *comma)
+{
+	fprintf(stderr, "%s%s", *(const char **)comma, name);
+	*(const char **)comma = ", ";
+	return false;
+}
+
+/* Whether records may have all the fields that are asked for; a name that none can have
+ * would look like an empty table. */
+static bool
+fields_exist(const struct query *q, const char *command, const char *table)
+{
+	const char *comma = "";
+
+	for (unsigned int i = 0; q->known != NULL && i < q->n_wanted; i++) {
+		char *wanted = q->wanted[i];
+
+		if (each_field(q->known, is_asked_for, wanted))
+			continue;
+		fprintf(stderr, "%s: %s has no field '%.*s', want one of: ", command, table,
+			(int)strcspn(wanted, "="), wanted);
+		each_field(q->known, print_name, &comma);
+		fprintf(stderr, "\n");
+		return false;
+	}
+	return true;
+}
+
 static bool
 record_wanted(const struct query *q, const struct field_text *text, unsigned int n)
 {
@@ -231,6 +299,21 @@ take_answer(struct query *q, unsigned int partition, struct console_cursor c,
 	return err;
 }
 
+static void
+say_tables(struct query *q, const char *name, const struct cli_table *table,
+	   unsigned int n_tables)
+{
+	char *why = q->store.why;
+	size_t room = sizeof(q->store.why);
+	size_t n = (size_t)snprintf(why, room, "there is no table %s", name);
+
+	for (unsigned int i = 0; i < n_tables && n < room; i++)
+		n += (size_t)snprintf(why + n, room - n, "%s%s",
+				      i == 0 ? ", want one of: " : ", ", table[i].name);
+	if (n >= room)
+		strcpy(why + room - sizeof("..."), "...");
+}
+
 static int
 scan_partition(struct query *q, unsigned int partition, const char *name)
 {
@@ -245,7 +328,7 @@ scan_partition(struct query *q, unsigned int partition, const char *name)
 	while (err == 0 && i < n && strcmp(tables[i].name, name) != 0)
 		i++;
 	if (err == 0 && i == n) {
-		snprintf(q->store.why, sizeof(q->store.why), "there is no table %s", name);
+		say_tables(q, name, tables, n);
 		err = -ENOENT;
 	}
 	if (err == 0) {
@@ -343,8 +426,19 @@ parse(struct query *q, int n, char **arguments)
 static int
 run(struct query *q, const char *command, const char *where, const char *table)
 {
-	int err = cli_open(&q->store, where);
-	unsigned int n_missing = err == 0 ? cli_missing(&q->store, command) : 0;
+	int err;
+	unsigned int n_missing;
+
+	q->known = find_known(table);
+	if (!fields_exist(q, command, table))
+		return INSTANCE_USAGE;
+	if (q->deletes && q->known != NULL && q->known->is_range) {
+		fprintf(stderr, "%s: %s says what is given out, and is not deleted: delete "
+			"the records of those that have it\n", command, table);
+		return INSTANCE_USAGE;
+	}
+	err = cli_open(&q->store, where);
+	n_missing = err == 0 ? cli_missing(&q->store, command) : 0;
 
 	if (n_missing > 0 && q->deletes) {
 		snprintf(q->store.why, sizeof(q->store.why), "nothing was deleted");
@@ -367,7 +461,6 @@ show_records(int n, char **arguments)
 
 	if (n < 2 || !parse(&q, n - 2, arguments + 2))
 		return CLI_USAGE;
-	q.known = find_known(arguments[1]);
 	return run(&q, "snf show records", arguments[0], arguments[1]);
 }
 
@@ -380,7 +473,6 @@ delete_records(int n, char **arguments)
 	/* Without a field all would go: that has to be said. */
 	if (n < 3 || !parse(&q, n - 2, arguments + 2) || q.n_wanted == 0 || q.json)
 		return CLI_USAGE;
-	q.known = find_known(arguments[1]);
 	if (getentropy(&q.client, sizeof(q.client)) != 0)
 		return INSTANCE_FAILED;
 	code = run(&q, "snf delete records", arguments[0], arguments[1]);

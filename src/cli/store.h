@@ -1,5 +1,6 @@
 /*
- * store.h - the commands for people that look into a store: what they share.
+ * store.h - the commands for people that look into a store, or into an instance: what
+ * they share.
  */
 #ifndef CLI_STORE_H
 #define CLI_STORE_H
@@ -57,5 +58,6 @@ int cli_tables(struct cli_store *s, unsigned int partition,
 int show_store(int n, char **arguments);
 int show_records(int n, char **arguments);
 int delete_records(int n, char **arguments);
+int show_instance(int n, char **arguments);
 
 #endif

@@ -80,9 +80,8 @@ log_open(void)
 	return 0;
 }
 
-/* As DPDK chooses it. */
-static const char *
-runtime_dir(void)
+const char *
+eal_runtime_dir(void)
 {
 	const char *dir = getenv("RUNTIME_DIRECTORY");
 
@@ -142,7 +141,7 @@ static bool
 telemetry_prepare(const char *prefix)
 {
 	char base[PATH_MAX - 80];
-	int n = snprintf(base, sizeof(base), "%s/dpdk", runtime_dir());
+	int n = snprintf(base, sizeof(base), "%s/dpdk", eal_runtime_dir());
 
 	if (n >= (int)sizeof(base))
 		return false;
@@ -240,7 +239,7 @@ command_line_make(struct command_line *c, const struct eal_options *options,
 	add(c, "--no-shconf");
 	if (!telemetry_prepare(strchr(c->prefix, '=') + 1)) {
 		log_info("eal", "%s/dpdk cannot be written: no DPDK telemetry",
-			 runtime_dir());
+			 eal_runtime_dir());
 		add(c, "--no-telemetry");
 	}
 	if (huge) {

@@ -34,6 +34,9 @@ struct eal_options {
  */
 int eal_start(const struct eal_options *options, char *why, size_t why_bytes);
 
+/* Where processes of this user have their telemetry: below "dpdk/", as DPDK chooses it. */
+const char *eal_runtime_dir(void);
+
 /* The last complaint of DPDK in this process, or "": for the 'why' of what failed. */
 const char *eal_complaint(void);
 

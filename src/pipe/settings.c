@@ -306,6 +306,44 @@ settings_same_functions(const struct settings *a, const struct settings *b)
 
 /* --- the rest ------------------------------------------------------------------ */
 
+/* What has the same packets on both sides would send each of them round for ever. */
+static int
+check_sides(const struct settings *s)
+{
+	const char *inside = s->port[NF_INSIDE], *outside = s->port[NF_OUTSIDE];
+	size_t n = strcspn(outside, ",");
+
+	if (strncmp(inside, "gen", 3) == 0 || strncmp(inside, "pcap:", 5) == 0 ||
+	    strcspn(inside, ",") != n || strncmp(inside, outside, n) != 0)
+		return 0;
+	config_error(&s->port[NF_OUTSIDE],
+		     "ports.outside: \"%.*s\" is the inside as well, want another",
+		     (int)n, outside);
+	return -EINVAL;
+}
+
+/* Somebody may take the rules of a section for rules that are in force. */
+static void
+warn_unread(const struct settings *s)
+{
+	static const char *const names[] = {
+#define X(function) #function,
+		NF_LIST(X)
+#undef X
+	};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		unsigned int line = config_line(s->config, names[i]);
+		bool runs = false;
+
+		for (unsigned int k = 0; k < s->chain.n; k++)
+			runs |= strcmp(s->chain.stage[k].nf->name, names[i]) == 0;
+		if (line != 0 && !runs)
+			log_warning("snf", "line %u: '%s' is not read, for it is not among "
+				    "the functions that run", line, names[i]);
+	}
+}
+
 /* The parts that refer to other parts of the program. */
 static int
 check(struct settings *s)
@@ -320,7 +358,7 @@ check(struct settings *s)
 	if (err == 0 && check_loss(s) != 0)
 		err = -EINVAL;
 	if (!store_url_ok(s->store, why, sizeof(why))) {
-		config_error(&s->store, "store: %s", why);
+		config_error(&s->store, "%s", why);
 		err = -EINVAL;
 	}
 	for (unsigned int side = 0; side < 2; side++) {
@@ -330,6 +368,8 @@ check(struct settings *s)
 			err = -EINVAL;
 		}
 	}
+	if (err == 0)
+		err = check_sides(s);
 	if (s->pipes_max == 0)
 		s->pipes_max = s->pipes_min;
 	if (s->pipes_max < s->pipes_min) {
@@ -478,6 +518,7 @@ settings_load(const char *path, struct settings **out)
 		settings_free(s);
 		return err;
 	}
+	warn_unread(s);
 	*out = s;
 	return 0;
 }

@@ -81,6 +81,9 @@ PACKETS = {
     "chain": [("in", syn(HOST, AWAY, 80), {"203.0.113.1", "203.0.113.2"}, SAME),
               ("in", syn(HOST, AWAY, 25), None, 0),
               ("out", syn(AWAY, "203.0.113.1", 443), SAME, {"10.0.0.10"})],
+    "chain-lb": [("in", syn(HOST, AWAY, 80), {"203.0.113.1"}, SAME),
+                 ("out", syn(AWAY, "203.0.113.1", 443), SAME, {"10.0.0.11", "10.0.0.12"}),
+                 ("out", syn(AWAY, "203.0.113.1", 80), None, 0)],
     "reassembly": [("in", syn(HOST, AWAY, 80), SAME, SAME)],
     "ips": [("in", syn(HOST, AWAY, 80), SAME, SAME)],
 }

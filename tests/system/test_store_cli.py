@@ -88,7 +88,7 @@ def test_records_are_shown_by_field(server, part):
     assert len(records(server, f"state={one['state']}")) == 10
     [six] = records(server, "dst=2001:db8::9")
     assert (six["protocol"], six["src"], six["left_ms"]) == ("udp", "[2001:db8::1]:53", 0)
-    assert records(server, "dst=192.0.2") == [] and records(server, "nix=1") == []
+    assert records(server, "dst=192.0.2") == [] and records(server, "zone=1") == []
     assert len(records(server, "--max", "3")) == 3
     code, out, _ = snf("show", "records", url(server), CONNECTION[0], "dst=192.0.2.7")
     assert "src=10.0.0.1:1007 dst=192.0.2.7:80" in out and \
@@ -217,7 +217,17 @@ def test_a_server_that_falls_silent_is_left(liar):
     (("show", "store"), "usage"),
     (("show", "nothing", "x"), "usage"),
     (("show", "records", "URL"), "usage"),
-    (("show", "records", "URL", "no.table"), "there is no table no.table"),
+    (("show", "records", "URL", "no.table"),
+     "there is no table no.table, want one of: firewall.connection\n"),
+    (("show", "records", "URL", "firewall.connection", "sorc=1"),
+     "no field 'sorc', want one of: protocol, src, dst, zone, state"),
+    (("delete", "records", "URL", "firewall.connection", "sorc=1"), "no field 'sorc'"),
+    (("show", "records", "URL", "nat.ports", "port=1"), "first_port, protocol"),
+    (("delete", "records", "URL", "nat.ports", "first_port=1024"), "is not deleted"),
+    (("show", "instance", "x"), "usage: snf show instance [PID]"),
+    (("show", "instance", "999999999"), "no instance has the process number 999999999"),
+    (("show",), "'show' wants another word"),
+    (("walk", "x"), "there is no command 'walk'"),
     (("show", "store", "valkey+unix:///nowhere/x"), "/nowhere/x"),
     (("show", "store", "embedded://"), "embedded"),
     (("show", "records", "URL", "firewall.connection", "--max", "x"), "usage"),

@@ -19,6 +19,9 @@
 	"function: " function "\n"                                               \
 	"store: embedded\n"                                                      \
 	"ports: {inside: gen, outside: gen}\n"
+#define SIDES(inside, outside)                                                   \
+	"function: firewall\nstore: embedded\n"                                  \
+	"ports: {inside: " inside ", outside: " outside "}\n"
 #define FIREWALL HEAD("firewall")
 #define NAT HEAD("nat") "nat: {addresses: 10.0.0.1}\n"
 #define LB HEAD("lb") "lb: {address: '10.0.0.1:80', backends: '10.0.0.2:80'}\n"
@@ -107,6 +110,10 @@ test_what_a_file_may_not_say(void **state)
 		{ FIREWALL "mtu: {outside: 65536}", "'mtu.outside'" },
 		{ FIREWALL "store_grace: 2d", "'store_grace'" },
 		{ IPS "on_store_loss: perhaps", "drop, established, pass" },
+		{ SIDES("af_packet:a", "af_packet:a"),
+		  "3: ports.outside: \"af_packet:a\" is the inside as well, want another" },
+		{ SIDES("\"af_xdp:a,x=1\"", "\"af_xdp:a,x=2\""), "is the inside as well" },
+		{ SIDES("net_null0", "net_null0"), "is the inside as well" },
 	};
 	char said[1024];
 
@@ -138,6 +145,8 @@ test_what_a_file_may_say(void **state)
 		{ FIREWALL_IPS "on_store_loss: established\nstore_grace: 2m",
 		  "firewall, ips", .partitions = 1, .loss = PIPE_LOSS_ESTABLISHED },
 		{ IPS "on_store_loss: pass", "ips", .loss = PIPE_LOSS_PASS },
+		{ SIDES("af_packet:a", "af_packet:ab"), "firewall" },
+		{ SIDES("\"pcap:a,\"", "\"pcap:a,b\""), "firewall" },
 		{ FIREWALL "zone: vlan", "firewall", .zone = PIPE_ZONE_VLAN },
 		{ FIREWALL "zone: 65535", "firewall", .zone = 65535 },
 		{ FIREWALL "mtu: {outside: 1280}", "firewall", .mtu = 1280 },
@@ -158,6 +167,23 @@ test_what_a_file_may_say(void **state)
 		assert_int_equal(s->mtu[NF_OUTSIDE], cases[i].mtu);
 		settings_free(s);
 	}
+}
+
+/* Rules that nobody reads look as if they were in force. */
+static void
+test_a_section_of_no_function_is_warned_of(void **state)
+{
+	char said[1024];
+	struct settings *s = load(NAT "firewall: {rules: []}", said, sizeof(said));
+
+	(void)state;
+	assert_non_null(s);
+	assert_non_null(strstr(said, "line 5: 'firewall' is not read"));
+	settings_free(s);
+	s = load(FIREWALL_NAT "firewall: {rules: []}", said, sizeof(said));
+	assert_non_null(s);
+	assert_string_equal(said, "");
+	settings_free(s);
 }
 
 static void
@@ -327,6 +353,7 @@ main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_what_a_file_may_not_say),
 		cmocka_unit_test(test_what_a_file_may_say),
+		cmocka_unit_test(test_a_section_of_no_function_is_warned_of),
 		cmocka_unit_test(test_tables_of_a_chain_have_the_names_of_their_owners),
 		cmocka_unit_test(test_tables_are_as_the_file_has_them),
 		cmocka_unit_test(test_older_formats_are_those_that_a_table_writes),
