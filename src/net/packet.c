@@ -285,6 +285,23 @@ parse_ip6(struct packet *p, struct cursor *c, uint32_t bytes)
 	return parse_transport(p, c, !e.more);
 }
 
+/* What stands behind the length of an 802.3 frame: IP, or a tag, in a SNAP header
+ * (RFC 1042).  It would be no packet here, and yet one to some hosts. */
+static bool
+hides_ip(struct cursor *c)
+{
+	const uint8_t *snap = take(c, SNAP_BYTES);
+
+	if (snap == NULL || memcmp(snap, "\xaa\xaa\x03\0\0", 5) != 0 ||
+	    (snap[5] != 0 && snap[5] != SNAP_TUNNELS))
+		return false;
+
+	uint16_t type = load_be16(snap + SNAP_TYPE);
+
+	return type == TYPE_IP4 || type == TYPE_IP6 || type == TYPE_TAG ||
+	       type == TYPE_SERVICE_TAG;
+}
+
 enum packet_error
 packet_parse(struct packet *p, uint8_t *data, uint32_t head_bytes, uint32_t bytes)
 {
@@ -299,7 +316,7 @@ packet_parse(struct packet *p, uint8_t *data, uint32_t head_bytes, uint32_t byte
 
 	for (unsigned int n = 0; type == TYPE_TAG || type == TYPE_SERVICE_TAG; n++) {
 		if (n == MAX_TAGS)
-			return PACKET_NOT_IP;
+			return PACKET_MALFORMED;
 
 		const uint8_t *tag = take(&c, TAG_BYTES);
 
@@ -312,6 +329,8 @@ packet_parse(struct packet *p, uint8_t *data, uint32_t head_bytes, uint32_t byte
 		return parse_ip4(p, &c, bytes);
 	if (type == TYPE_IP6)
 		return parse_ip6(p, &c, bytes);
+	if (type <= MAX_LENGTH && hides_ip(&c))
+		return PACKET_MALFORMED;
 	return PACKET_NOT_IP;
 }
 

@@ -119,13 +119,15 @@ enum packet_error {
 	PACKET_NOT_IP,				/* ARP, LLDP, MPLS...: no flow. */
 	PACKET_MALFORMED,			/* Cut short, or lengths that contradict:
 						 * also a first fragment that ends before
-						 * its ports and flags do (RFC 1858). */
+						 * its ports and flags do (RFC 1858), and
+						 * what other hosts could take for IP. */
 };
 
 /*
  * Parses the packet at 'data', whose first 'head_bytes' bytes can be read and
  * which is 'bytes' long in all (more than 'head_bytes' if it continues in other
- * buffers).  Understands Ethernet, up to two 802.1Q/802.1ad tags, IPv4 with
+ * buffers).  Understands Ethernet, up to two 802.1Q/802.1ad tags (a third one, and IP in
+ * an 802.3 frame, would hide what is behind them: malformed), IPv4 with
  * options (RFC 791; the header checksum is verified), IPv6 (RFC 8200) with up to
  * PACKET_MAX_EXTENSIONS extension headers, TCP, UDP, ICMP and ICMPv6.  Headers
  * have to lie within 'head_bytes'.  'p' refers to 'data' afterwards.  Other

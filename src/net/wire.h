@@ -33,6 +33,10 @@ enum {
 	TAG_BYTES = 4,
 	TAG_TYPE = 2,
 	MAX_TAGS = 2,
+	MAX_LENGTH = 1500, /* As an Ethernet type: a length (IEEE 802.3, 3.2.6). */
+	SNAP_BYTES = 8,
+	SNAP_TUNNELS = 0xf8, /* Of its organization, 00-00-f8: bridged (802.1H). */
+	SNAP_TYPE = 6,
 
 	IP4_BYTES = 20,
 	IP4_TOS = 1,

@@ -20,7 +20,8 @@
 
 enum {
 	MAX_PARTS = 128,			/* Of the longest, with an MTU of 576. */
-	MAX_HELD = 8,				/* All are deleted in one group. */
+	MAX_HELD = 64,				/* Of one datagram... */
+	MAX_SENT = NF_MAX_WRITES - 2,		/* ...and of them, in one group. */
 	MAX_FRAME_BYTES = NF_MAX_VALUE_BYTES,
 	MAX_DATAGRAM = 65535,
 	TCP_HEADER_BYTES = 20,
@@ -383,16 +384,16 @@ refuse(struct nf_run *r, const struct datagram_key *key)
 	return nf_drop(r, NF_DROP_FRAGMENT);
 }
 
-/* Sends what is held behind the run's packet, as far as it is still there, and lists
- * it as sent.  False: wait. */
+/* Sends of what is held as much as one group may, behind the run's packet and as far as it
+ * is still there, and lists it as sent.  False: wait. */
 static bool
 release_held(struct nf_run *r, const struct datagram_key *key, struct datagram *next)
 {
-	const void *frame[MAX_HELD];
-	struct datagram_key of[MAX_HELD];
-	unsigned int bytes[MAX_HELD], n = 0, n_sent = 0;
+	const void *frame[MAX_SENT];
+	struct datagram_key of[MAX_SENT];
+	unsigned int bytes[MAX_SENT], n = 0, n_sent = 0;
 
-	for (unsigned int i = 0; i < next->n_parts && n < MAX_HELD; i++) {
+	for (unsigned int i = 0; i < next->n_parts && n < MAX_SENT; i++) {
 		if (!(next->part[i].start & PART_HELD))
 			continue;
 		next->part[i].start &= (uint16_t)~PART_HELD;
@@ -401,7 +402,7 @@ release_held(struct nf_run *r, const struct datagram_key *key, struct datagram *
 					 NF_PEEK, &bytes[n]);
 		n++;
 	}
-	next->n_held = 0;
+	next->n_held = n < MAX_SENT ? 0 : (uint8_t)(next->n_held - n);
 	if (nf_pending(r))
 		return false;
 	for (unsigned int i = 0; i < n; i++) {
@@ -416,7 +417,8 @@ release_held(struct nf_run *r, const struct datagram_key *key, struct datagram *
 	return true;
 }
 
-/* The first fragment, of a datagram of which 'next' is known. */
+/* The first fragment, of a datagram of which 'next' is known.  If more is held than goes in
+ * one group it comes here again, before it goes on. */
 static enum nf_verdict
 first_packet(struct nf_run *r, const struct datagram_key *key, struct datagram *next)
 {
@@ -426,7 +428,7 @@ first_packet(struct nf_run *r, const struct datagram_key *key, struct datagram *
 	if (next->n_held > 0 && !release_held(r, key, next))
 		return NF_WAIT;
 	save(r, key, next);
-	return go_on(r, next);
+	return next->n_held > 0 ? NF_AGAIN : go_on(r, next);
 }
 
 /* A later one whose first has not come, and which is listed last.  Nearly always the
@@ -460,12 +462,17 @@ hold(struct nf_run *r, const struct datagram_key *key, struct datagram *next)
 	return NF_KEEP;
 }
 
-/* One that is there already: with other ports a first is not the same again. */
+/* One that is there already.  A first is not the same again if it has other ports; nor,
+ * over IPv4, if all of its datagram has come: what follows a mere repetition goes on
+ * either way, and what follows another datagram's first may have other lengths. */
 static bool
 is_same_again(const struct nf_run *r, const struct datagram *d, const struct part *own)
 {
-	return start_of(own) != 0 || (d->src_port == nf_flow(r)->src_port &&
-				      d->dst_port == nf_flow(r)->dst_port);
+	if (start_of(own) != 0)
+		return true;
+	if (nf_flow(r)->version == 4 && d->n_held == 0 && is_whole(d))
+		return false;
+	return d->src_port == nf_flow(r)->src_port && d->dst_port == nf_flow(r)->dst_port;
 }
 
 /* A fragment of a datagram of which 'd' is known, or NULL. */
@@ -481,8 +488,11 @@ fragment_packet(struct nf_run *r, const struct datagram_key *key,
 	if (d != NULL)
 		memcpy(&next, d, datagram_bytes(d->n_parts));
 	placed = place(&next, own, strict);
-	if (placed == REPEATED && is_same_again(r, &next, own))
+	if (placed == REPEATED && is_same_again(r, &next, own)) {
+		if (start_of(own) == 0 && next.n_held > 0)
+			return first_packet(r, key, &next);
 		return next.state == FOUND ? go_on(r, &next) : NF_KEEP;
+	}
 	if (is_ip4 && placed != PLACED && (placed == REPEATED || is_whole(&next))) {
 		/* Another datagram, with an identification that has come round. */
 		next = (struct datagram){ .state = WAITING };

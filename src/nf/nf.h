@@ -58,7 +58,8 @@ enum nf_verdict {
 	NF_DROP,				/* Counted under nf_reason(). */
 	NF_KEEP,				/* Lives on in what the run wrote. */
 	NF_AGAIN,				/* Arrives anew at once, with what
-						 * nf_set_ports() said. */
+						 * nf_set_ports() said; if that was not
+						 * called, to look for ports again. */
 };
 
 enum nf_side {

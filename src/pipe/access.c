@@ -247,12 +247,22 @@ nf_table_pick(struct nf_run *r, const struct nf_table *t, const void *key,
 	assert(n_members > 0 && n_members <= NF_MAX_MEMBERS);
 	v = fetched(r, t, key, key_bytes);
 	if (v == NULL) {
+		r->picked &= (uint16_t)~(1 << (r->n_asked - 1));
 		ask_new(r, t, key, key_bytes, RUN_PICK, n_members);
 		return false;
 	}
 	if (v->value == NULL || v->value_bytes != sizeof(*member))
 		return false;
-	memcpy(member, v->value, sizeof(*member));
+
+	/* It is asked again on each trip, and another is proposed each time: what was
+	 * made of the first, such as the keys of what is read next, has to stay. */
+	unsigned int i = (unsigned int)(v - r->value);
+
+	if ((r->picked >> i & 1) == 0 || r->pick[i] >= n_members) {
+		memcpy(&r->pick[i], v->value, sizeof(*member));
+		r->picked |= (uint16_t)(1 << i);
+	}
+	*member = r->pick[i];
 	return *member < n_members;
 }
 
@@ -263,6 +273,14 @@ asked_at(struct run_context *c, const struct run_value *v)
 	const struct frame *f = &c->part[v->part].request;
 
 	return f->start + (v->key - f->start) - (v->how == RUN_PICK ? 8 : 4);
+}
+
+void
+run_read_ahead(struct nf_run *r, uint8_t table, const void *key, unsigned int key_bytes,
+	       uint8_t how)
+{
+	r->n_asked++;
+	ask_new(r, r->pipe->table[table], key, key_bytes, (enum run_ask)how, 0);
 }
 
 void

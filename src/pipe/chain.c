@@ -124,8 +124,8 @@ forget_before(struct run_context *c, struct nf_run *r, const struct extent *e)
 {
 	struct frame *f = &c->writes;
 
-	/* There was no room, and all is forgotten. */
-	if (r->n_writes < e->n_writes)
+	/* There was no room: the run is dropped, whatever is left of it. */
+	if (r->unreadable == RUN_TOO_MUCH)
 		return;
 	if (r->extras & RUN_LOGS) {
 		r->n_events -= (uint8_t)e->n_events;
@@ -172,8 +172,13 @@ chain_packet(struct nf_run *r)
 		c->has_quoted = false;
 	}
 	chain_enter(c, 0);
-	if (waits)
+	if (waits) {
+		if (r->n_fetched == 0)
+			ahead_ask(c, r);
 		return NF_WAIT;
+	}
+	if (verdict == NF_SEND && r->trips > 0 && r->n_writes == 0 && r->n_pending == 0)
+		ahead_learn(c, r);
 	if (verdict == NF_DROP && (before.n_writes | before.n_events) != 0)
 		forget_before(c, r, &before);
 	return verdict;

@@ -105,6 +105,7 @@ pipe_start(struct pipe *p, struct nf_run *r)
 {
 	r->n_fetched = 0;
 	r->first = 0;
+	r->picked = 0;
 	r->speculative = 0;
 	r->has_group = false;
 	r->state = run_execute(&p->context, r) == NF_WAIT ? RUN_READING : RUN_DECIDED;
@@ -510,6 +511,9 @@ pipe_open(const struct pipe_config *config, struct pipe **out)
 	set_limits(p, config);
 	set_functions(p, config, secret);
 	order_init(&p->order, secret[2]);
+	err = ahead_open(&p->context);
+	if (err != 0)
+		goto close_pipe;
 	err = open_background(p, config);
 	if (err != 0)
 		goto close_pipe;
@@ -527,5 +531,6 @@ pipe_close(struct pipe *p)
 	events_close(p);
 	task_close(p);
 	rte_free(p->seen);
+	rte_free(p->context.ahead);
 	rte_free(p);
 }

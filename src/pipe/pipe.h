@@ -18,6 +18,7 @@
 enum {
 	PIPE_BURST = 64,			/* Packets of one receive. */
 	PIPE_BATCH = 128,			/* New runs in one batch: bench/pipe. */
+	PIPE_MAX_LIVE = 4096,			/* Runs between arrival and release. */
 	PIPE_RESIDENCE_BUCKETS = 512,
 	PIPE_MAX_REFUSALS = 16,			/* Tables' formats told apart. */
 };

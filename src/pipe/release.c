@@ -346,7 +346,9 @@ decided(struct pipe *p, struct nf_run *r)
 	case NF_TURN:
 		return !turn(p, r);
 	case NF_AGAIN:
-		assert((r->marks & RUN_IS_FRAGMENT) && (r->extras & RUN_HAS_PORTS));
+		assert(r->marks & RUN_IS_FRAGMENT);
+		if (!(r->extras & RUN_HAS_PORTS))
+			return false;
 		r->marks &= (uint8_t)~RUN_IS_FRAGMENT;
 		r->marks |= RUN_HAS_FOUND;
 		return false;
@@ -373,6 +375,18 @@ report(struct pipe *p, const struct nf_run *r)
 		task_hand_over(p, r);
 }
 
+/* Packets that are to arrive, and others behind them. */
+static struct rte_mbuf *
+joined(struct rte_mbuf *first, struct rte_mbuf *more)
+{
+	struct rte_mbuf **tail = &first;
+
+	while (*tail != NULL)
+		tail = &run_of(*tail)->emitted_next;
+	*tail = more;
+	return first;
+}
+
 /* The same for one that made packets, leads others, or does not leave.  Returns whether
  * its slot is free. */
 static __rte_noinline bool
@@ -397,9 +411,7 @@ dispatch_special(struct pipe *p, struct nf_run *r)
 
 	if (answer != NULL)
 		send_packet(p, side, answer, &p->stats.answered);
-	/* Only one that has looked for its ports has any arrive: nobody is behind it. */
-	if (behind == NULL)
-		behind = arriving;
+	behind = joined(behind, arriving);
 	if (!gone) {
 		r->emitted = NULL;
 		r->behind = behind;

@@ -19,6 +19,7 @@
 #include <rte_prefetch.h>
 
 #include "pipe/events.h"
+#include "pipe/order.h"
 #include "pipe/pipe.h"
 #include "pipe/task.h"
 
@@ -33,7 +34,6 @@ enum {
 	/* The most that one run adds to a frame: its group and touches, or its reads. */
 	RUN_FRAME_BYTES = 10 * 1024,
 	JOB_MAX_ENTRIES = FRAME_MAX_BYTES / RUN_FRAME_BYTES,
-	PIPE_MAX_LIVE = 4096,			/* Runs between arrival and release. */
 	PIPE_TIMERS = 64,			/* Of these, for records. */
 };
 
@@ -184,6 +184,7 @@ struct nf_run {
 	uint8_t part;				/* The partition that it writes. */
 	uint8_t marks;				/* enum run_mark */
 	uint16_t unacknowledged;		/* Values from the overlay, a bit each. */
+	uint16_t picked;			/* Picks that the handler has seen. */
 
 	/* Set at arrival, constant after. */
 	struct pipe *pipe;
@@ -209,6 +210,7 @@ struct nf_run {
 	struct rte_mbuf *emitted_next;		/* Of a packet that is itself emitted. */
 	struct rte_mbuf *behind;		/* Linked by emitted_next. */
 	uint64_t slot;				/* Ordered ports: its place. */
+	uint32_t pick[NF_MAX_READS];		/* By value, of those in 'picked'. */
 	struct run_write write[NF_MAX_WRITES];
 	struct endpoint src, dst;
 	uint32_t alert[RUN_MAX_ALERTS];
@@ -260,85 +262,6 @@ struct job {
 	uint8_t left_part[JOB_MAX_ENTRIES];
 };
 
-/* order.c: which runs have to wait for which.  See there. */
-struct lane {
-	uint64_t hash;				/* Of the connection; 0: free. */
-	struct nf_run *late, *late_tail;	/* By arrival; only the first may decide. */
-	unsigned int n_committing, n_light;	/* In a commit queue, and light ones. */
-};
-
-struct commit_queue {
-	struct nf_run *head, *tail;
-};
-
-enum {
-	ORDER_LANES = 2 * PIPE_MAX_LIVE,
-	ORDER_OVERLAY = 8 * PIPE_MAX_LIVE,
-	ORDER_RESTARTS = 32,			/* Parked runs that go on at once. */
-	ORDER_GUESSES = 8,
-};
-
-/* guess.c: adds to one record that the store has not answered yet. */
-struct guess {
-	unsigned int n_adds;			/* 0: free. */
-	uint8_t table, key_bytes;
-	uint8_t key[NF_MAX_KEY_BYTES];
-	int64_t sum[NF_MAX_VALUE_BYTES / 8];	/* By where they add. */
-};
-
-struct order {
-	unsigned int n_lanes, n_overlay;
-	unsigned int n_guesses;
-	unsigned int n_groupless;		/* In a commit queue, without a group. */
-	uint64_t seed, n_committed;		/* That ever came to one. */
-	struct commit_queue commit[2];		/* Of light runs the second. */
-	struct nf_run *restart_head, *restart_tail;
-	/* Which slots are taken: nearly none, and who looks in vain need not miss the
-	 * cache for it. */
-	uint64_t lane_taken[ORDER_LANES / 64], overlay_taken[ORDER_OVERLAY / 64];
-	struct lane lane[ORDER_LANES];
-	struct run_write *overlay[ORDER_OVERLAY];
-	struct guess guess[ORDER_GUESSES];
-	uint64_t guessed[NF_MAX_VALUE_BYTES / 8];
-};
-
-/* Nothing is undecided or unacknowledged: nobody has to wait. */
-static inline bool
-order_quiet(const struct order *o)
-{
-	return o->n_lanes == 0;
-}
-
-void order_init(struct order *o, uint64_t seed);
-/* Whether 'r' has to wait for an earlier run of its connection; if so it is parked
- * and comes back on the restart list. */
-bool order_park(struct order *o, struct nf_run *r);
-/* 'r' is not decided yet and later runs of its connection have to wait for it. */
-void order_late(struct order *o, struct nf_run *r);
-/* The same for one that has to start again from the top: it goes to the restart list
- * as soon as no earlier run of its connection is undecided, or may have to as well. */
-void order_retry(struct order *o, struct nf_run *r);
-/* 'r' has decided: the next late run of its connection may go. */
-void order_decided(struct order *o, struct nf_run *r);
-/* Whether a run of the same connection waits for its commit. */
-bool order_committing(struct order *o, struct nf_run *r);
-/* Puts 'r' and its writes in a commit queue. */
-void order_commit(struct order *o, struct nf_run *r);
-/* Takes the next of the commit queues whose fate is known, or NULL.  Its writes are
- * out of the overlay; runs that saw writes which failed are doomed. */
-struct nf_run *order_next_committed(struct order *o);
-/* Replaces values by what earlier runs wrote and nobody has acknowledged; if there
- * are any, the run is speculative. */
-void order_overlay(struct order *o, struct nf_run *r);
-/* Runs to be started from the top, in order; NULL: none. */
-struct nf_run *order_next_restart(struct order *o);
-
-void guess_add(struct order *o, struct run_write *w);
-/* The store has answered the group of 'r': what it added is in what is read behind it. */
-void guess_answered(struct order *o, struct nf_run *r);
-/* Adds to what 'r' glanced at what is under way. */
-void guess_apply(struct order *o, struct nf_run *r);
-
 /* run.c: one execution. */
 struct run_context {
 	struct store_part *part;		/* The open job's: reads go here... */
@@ -354,6 +277,7 @@ struct run_context {
 	const void *note[NF_MAX_STAGES + 1];	/* Of each function. */
 	bool has_quoted;			/* What the packet quotes, as the... */
 	struct flow quoted;			/* ...functions before have rewritten it. */
+	struct ahead *ahead;			/* NULL: there is one function. */
 };
 
 static inline struct run_context *context_of(const struct nf_run *r);
@@ -389,6 +313,14 @@ enum nf_verdict chain_non_ip(struct nf_run *r);
 /* The flow as the run has it leave. */
 void chain_rewrite_flow(const struct nf_run *r, struct flow *f);
 
+/* ahead.c: what the packets of a flow read, in a chain. */
+/* When the chain is known; to be freed by rte_free(). */
+int ahead_open(struct run_context *c);
+/* Asks for what the run, which waits for the first time, will probably want next. */
+void ahead_ask(struct run_context *c, struct nf_run *r);
+/* Remembers what the run read, which took several trips. */
+void ahead_learn(struct run_context *c, const struct nf_run *r);
+
 /* note.c: what the pipe remembers. */
 struct notes;
 int note_open(struct pipe *p);
@@ -416,6 +348,9 @@ void task_hand_over(struct pipe *p, const struct nf_run *r);
 bool task_gather(struct pipe *p);
 
 /* access.c: what a handler does with tables. */
+/* Asks for a value that the run will probably want next. */
+void run_read_ahead(struct nf_run *r, uint8_t table, const void *key,
+		    unsigned int key_bytes, uint8_t how);
 /* After NF_WAIT: asks again for what was here, as it all has to be of one moment. */
 void run_ask_again(struct run_context *c, struct nf_run *r);
 /* After any other verdict, or instead: takes back what the execution asked for. */

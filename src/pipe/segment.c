@@ -5,6 +5,7 @@
 #include "pipe/segment.h"
 
 #include <rte_ether.h>
+#include <rte_hash_crc.h>
 #include <rte_ip.h>
 #include <rte_tcp.h>
 
@@ -13,7 +14,19 @@
 
 enum {
 	MAX_HEAD = 256,
+	SCTP_SUM = 8, /* Where that of SCTP stands, and no other. */
 };
+
+/* A CRC-32C (RFC 9260, appendix A), though the kernel does not say so. */
+static void
+sctp_checksum(uint8_t *sctp, uint32_t bytes)
+{
+	rte_le32_t sum = 0;
+
+	memcpy(sctp + SCTP_SUM, &sum, sizeof(sum));
+	sum = rte_cpu_to_le_32(~rte_hash_crc(sctp, bytes, UINT32_MAX));
+	memcpy(sctp + SCTP_SUM, &sum, sizeof(sum));
+}
 
 void
 segment_checksum(uint8_t *data, uint32_t bytes, const struct virtio_net_hdr *h)
@@ -23,6 +36,10 @@ segment_checksum(uint8_t *data, uint32_t bytes, const struct virtio_net_hdr *h)
 	if (!(h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) || h->csum_start > bytes ||
 	    at + 2 > bytes)
 		return;
+	if (h->csum_offset == SCTP_SUM && at + 4 <= bytes) {
+		sctp_checksum(data + h->csum_start, bytes - h->csum_start);
+		return;
+	}
 	/* The field holds the sum of the pseudo header. */
 	uint16_t sum = ~rte_raw_cksum(data + h->csum_start, bytes - h->csum_start);
 	if (sum == 0)

@@ -231,6 +231,16 @@ static const struct nf greedy_nf = {
 	.name = "greedy", .packet = greedy_packet, .keeps_flow = true,
 };
 
+static enum nf_verdict
+eraser_packet(struct nf_run *r)
+{
+	for (uint64_t key = 100; key < 117; key++)
+		much_delete(r, &key);
+	return nf_drop(r, NF_DROP_POLICY);
+}
+
+static const struct nf eraser_nf = { .name = "eraser", .packet = eraser_packet };
+
 /* --- tests -------------------------------------------------------------------------- */
 
 #define OUT .from = "10.0.0.1:1000", .to = SERVER, .protocol = PROTO_UDP
@@ -493,6 +503,60 @@ test_what_a_chain_may_not_write_together_is_dropped(void **state)
 		bench_steps(b, &step, 1);
 	}
 	bench_close(b);
+	b = open_chain(&greedy_nf, &eraser_nf, 1);
+	bench_steps(b, &(struct step){ "10 writes, and 17 of one that drops",
+		    { .from = "10.0.0.1:1", .to = "10.9.9.9:1000",
+		    .protocol = PROTO_UDP }, DROPPED(LIMIT) }, 1);
+	bench_close(b);
+}
+
+/* --- behind a translation ---------------------------------------------------------- */
+
+/* A port by chance is proposed anew in each trip: those behind have to see one and the
+ * same, or they never have what they read. */
+static void
+test_what_is_behind_a_nat_lets_connections_open(void **state)
+{
+	static const struct {
+		const char *functions, *section;
+	} cases[] = {
+		{ "nat,firewall", "nat: {addresses: 203.0.113.1}\n" },
+		{ "nat,ips", "nat: {addresses: 203.0.113.1}\nips: {signatures: []}\n" },
+	};
+	static const struct spec packet = { .side = NF_INSIDE, .from = "10.0.0.1:1000",
+					    .to = SERVER, .protocol = PROTO_UDP };
+
+	(void)state;
+	for (unsigned int i = 0; i < N(cases); i++) {
+		struct bench *b = bench_open(cases[i].functions, cases[i].section, 1);
+
+		trips(b, &packet);
+		assert_int_equal(bench_records(b, "nat.forward"), 1);
+		bench_close(b);
+	}
+}
+
+static void
+test_a_flow_is_read_in_one_trip_when_it_is_known(void **state)
+{
+	static const char section[] = "firewall: {rules: []}\n"
+				      "nat: {addresses: 203.0.113.1, ports: 2000, "
+				      "mapping: endpoint_dependent}\n";
+	static const struct spec out = { .side = NF_INSIDE, .from = "10.0.0.1:1000",
+					 .to = SERVER, .protocol = PROTO_UDP };
+	static const struct spec back = { .side = NF_OUTSIDE, .from = SERVER,
+					  .to = "203.0.113.1:2000",
+					  .protocol = PROTO_UDP };
+	struct bench *b = bench_open("firewall,nat", section, 1);
+
+	(void)state;
+	trips(b, &out);
+	trips(b, &back);			/* Writes: the firewall has an answer. */
+	assert_int_equal(trips(b, &back), 2);
+	assert_int_equal(trips(b, &back), 1);
+	assert_int_equal(trips(b, &out), 1);
+	assert_int_equal(trips(b, &back), 1);
+	bench_close(b);
 }
 
 /* --- what one drops did not pass those before it --------------------------------- */
@@ -576,6 +640,8 @@ main(void)
 		cmocka_unit_test(test_a_hairpin_arrives_anew_on_the_other_side),
 		cmocka_unit_test(test_a_hairpin_keeps_its_order),
 		cmocka_unit_test(test_what_a_chain_may_not_write_together_is_dropped),
+		cmocka_unit_test(test_what_is_behind_a_nat_lets_connections_open),
+		cmocka_unit_test(test_a_flow_is_read_in_one_trip_when_it_is_known),
 		cmocka_unit_test(test_what_is_dropped_leaves_nothing_of_those_before),
 		cmocka_unit_test(test_connections_of_different_zones_do_not_mix),
 	};

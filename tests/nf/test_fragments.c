@@ -95,7 +95,9 @@ test_exact_duplicates_do_not_count(void **state)
 		{ "the last", LAST(dns), SENT, true },
 		{ "the last again", LAST(dns), SENT },
 		{ "the second again, of what is whole", MIDDLE(dns), SENT },
-		{ "the first again", FIRST(dns), SENT },
+		{ "the first again", FIRST(dns), SENT, true },
+		{ "what comes behind it", MIDDLE(dns), SENT, true },
+		{ "of what has become whole again", LAST(dns), SENT, true },
 	};
 
 	RUN("", steps);
@@ -250,8 +252,17 @@ test_an_identification_comes_round(void **state)
 		{ "and then its first", FIRST(ssh), DROPPED(PORTS), true },
 		{ "one that is cut short", FIRST(dns), SENT, true },
 	};
+	static const struct step tunnel[] = {
+		{ "a first", FIRST(dns), SENT, true },
+		{ "its rest", PART(dns, 2, 24, false), SENT, true },
+		{ "the next, with the same ports", FIRST(dns), SENT, true },
+		{ "and a longer rest", PART(dns, 2, 0, false), SENT, true },
+		{ "one whose rest comes first", PART(dns, 2, 32, false), KEPT, true },
+		{ "and then its first", FIRST(dns), SENT, true, .emits = 1 },
+	};
 
 	RUN("", steps);
+	RUN("", tunnel);
 }
 
 /* [B40] */

@@ -88,13 +88,13 @@ test_what_waits_is_limited(void **state)
 			    .id = 7 };
 	struct step step = { "far out", far, KEPT, true };
 
-	for (unsigned int i = 0; i < 9; i++) {	/* Of one datagram. */
+	for (unsigned int i = 0; i < 65; i++) {	/* Of one datagram. */
 		step.packet.fragment = (uint16_t)(10 + i);
-		step.fate = i < 8 ? KEPT : DROPPED(LIMIT);
-		step.writes = i < 8;
+		step.fate = i < 64 ? KEPT : DROPPED(LIMIT);
+		step.writes = i < 64;
 		bench_steps(b, &step, 1);
 	}
-	for (unsigned int i = 8; i < 110; i++) { /* Of one sender. */
+	for (unsigned int i = 64; i < 110; i++) { /* Of one sender. */
 		step = waiting(&dns, 100 + i, 2, i < 100 ? KEPT : DROPPED(LIMIT));
 		bench_steps(b, &step, 1);
 	}
@@ -252,6 +252,81 @@ static void
 test_nor_do_duplicates_confuse_them(void **state)
 {
 	race_all(&dns, 4, 128);
+}
+
+enum {
+	LONG_PARTS = 45,			/* Of 65,535 bytes, at an MTU of 1500. */
+};
+
+static unsigned int
+part_of(const struct sent *s)
+{
+	return ((s->frame[20] << 8 | s->frame[21]) & 0x1fff) / 2;
+}
+
+/* All parts of a long datagram at two instances at once, in an order that 'schedule'
+ * makes. */
+static void
+race_long(unsigned int schedule)
+{
+	static const struct spec whole = { .from = "10.0.0.1:1000",
+					   .to = "192.0.2.9:53", .protocol = PROTO_UDP,
+					   .data_bytes = 16 * LONG_PARTS - 8 };
+	struct bench *b = bench_open_as(&(struct bench_setup){
+		.nf = &gate, .n_pipes = 2, .n_partitions = 1 });
+	struct spec packets[LONG_PARTS];
+	const struct sent *s;
+	uint64_t seen = 0;
+
+	for (unsigned int i = 0; i < LONG_PARTS; i++) {
+		/* Each once, as the step has no divisor of their number. */
+		unsigned int part = (schedule + i * (1 + schedule % 2 * 43)) % LONG_PARTS;
+
+		packets[i] = (struct spec)PART(whole, 2 * part, 16,
+					       part + 1 < LONG_PARTS);
+	}
+	bench_race(b, packets, LONG_PARTS, schedule * 2654435761U >> 8, 20);
+	while ((s = bench_take(b)) != NULL) {
+		assert_false(seen >> part_of(s) & 1);
+		seen |= 1ULL << part_of(s);
+	}
+	assert_int_equal(seen, (1ULL << LONG_PARTS) - 1);
+	assert_int_equal(bench_records(b, "fragments.fragment"), 0);
+	bench_close(b);
+}
+
+/* The last part comes first. */
+static void
+hold_long(bool ordered)
+{
+	struct bench *b = bench_open_as(&(struct bench_setup){
+		.nf = &gate, .n_pipes = 2, .n_partitions = 3, .ordered = ordered });
+	static const struct spec whole = { .from = "10.0.0.1:1000",
+					   .to = "192.0.2.9:53", .protocol = PROTO_UDP,
+					   .data_bytes = 16 * LONG_PARTS - 8 };
+	struct step step = { "a later one waits", .fate = KEPT, .writes = true };
+
+	for (unsigned int part = LONG_PARTS; part-- > 1;) {
+		step.packet = (struct spec)PART(whole, 2 * part, 16,
+						part + 1 < LONG_PARTS);
+		bench_steps(b, &step, 1);
+	}
+	step = (struct step){ "the first has all behind it", FIRST(whole), SENT, true,
+			      .emits = LONG_PARTS - 1 };
+	bench_steps(b, &step, 1);
+	assert_int_equal(bench_stats(b).injected, LONG_PARTS - 1);
+	assert_int_equal(bench_records(b, "fragments.fragment"), 0);
+	bench_close(b);
+}
+
+/* [B13, B52; case 23; U19] */
+static void
+test_a_long_datagram_in_any_order_leaves_whole(void **state)
+{
+	hold_long(false);
+	hold_long(true);
+	for (unsigned int schedule = 0; schedule < 500; schedule++)
+		race_long(schedule);
 }
 
 enum {
@@ -457,6 +532,7 @@ main(void)
 		cmocka_unit_test(test_parts_are_limited),
 		cmocka_unit_test(test_two_instances_send_each_fragment_once),
 		cmocka_unit_test(test_nor_do_duplicates_confuse_them),
+		cmocka_unit_test(test_a_long_datagram_in_any_order_leaves_whole),
 		cmocka_unit_test(test_one_senders_datagrams_do_not_wait_for_each_other),
 		cmocka_unit_test(test_one_senders_flood_delays_nobody),
 		cmocka_unit_test(test_what_is_left_of_a_datagram_is_replaced),

@@ -197,7 +197,7 @@ one_wrong_bit_of_an_ip4_header_is_seen(void **state)
 }
 
 static void
-two_tags_are_skipped_three_are_not(void **state)
+two_tags_are_skipped_three_are_malformed(void **state)
 {
 	struct frame f;
 	struct packet p;
@@ -210,9 +210,43 @@ two_tags_are_skipped_three_are_not(void **state)
 			hex_append(&f, i == 0 ? "88a80001" : "81000001");
 		hex_append(&f, samples[UDP4].hex);
 		assert_int_equal(packet_parse(&p, f.data, f.bytes, f.bytes),
-				 n == 3 ? PACKET_NOT_IP : PACKET_OK);
+				 n == 3 ? PACKET_MALFORMED : PACKET_OK);
 		if (n < 3)
 			assert_int_equal(p.l3, 14 + 4 * n);
+	}
+}
+
+/* Some hosts take IP out of there, though an 802.3 frame is none to others. */
+static void
+ip_is_not_hidden_by_an_802_3_header(void **state)
+{
+	static const struct {
+		const char *hex;
+		enum packet_error want;
+	} cases[] = {
+		{ "0040aaaa030000000800", PACKET_MALFORMED },
+		{ "05dcaaaa0300000086dd", PACKET_MALFORMED },
+		{ "0040aaaa030000f80800", PACKET_MALFORMED },
+		{ "0040aaaa030000008100", PACKET_MALFORMED },
+		{ "810000000040aaaa030000000800", PACKET_MALFORMED },
+		{ "0040aaaa030000000806", PACKET_NOT_IP },	/* ARP */
+		{ "0040aaaa0300000c2000", PACKET_NOT_IP },	/* CDP */
+		{ "00264242030000000000", PACKET_NOT_IP },	/* STP */
+		{ "05ddaaaa030000000800", PACKET_NOT_IP },	/* No length. */
+	};
+	struct frame f;
+	struct packet p;
+
+	(void)state;
+	for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		f.bytes = 0;
+		hex_append(&f, "020000000002020000000001");
+		hex_append(&f, cases[i].hex);
+		hex_append(&f, samples[UDP4].hex);
+		assert_int_equal(packet_parse(&p, f.data, f.bytes, f.bytes),
+				 cases[i].want);
+		/* Cut short, it is nothing to anybody. */
+		assert_int_equal(packet_parse(&p, f.data, 21, 21), PACKET_NOT_IP);
 	}
 }
 
@@ -326,7 +360,8 @@ main(void)
 		cmocka_unit_test(no_packet_is_accepted_that_is_cut_short),
 		cmocka_unit_test(lengths_that_contradict_are_malformed),
 		cmocka_unit_test(one_wrong_bit_of_an_ip4_header_is_seen),
-		cmocka_unit_test(two_tags_are_skipped_three_are_not),
+		cmocka_unit_test(two_tags_are_skipped_three_are_malformed),
+		cmocka_unit_test(ip_is_not_hidden_by_an_802_3_header),
 		cmocka_unit_test(eight_extension_headers_are_parsed_nine_are_not),
 		cmocka_unit_test(every_byte_of_a_flow_is_defined),
 		cmocka_unit_test(fragments_say_which_part_they_are),

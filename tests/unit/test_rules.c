@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <cmocka.h>
 
 #include "net/address.h"
@@ -257,6 +258,33 @@ test_no_rules_match_nothing(void **state)
 	rules_free(rules);
 }
 
+static bool
+refuses(const char *text)
+{
+	struct config *config = NULL;
+	struct rule rule = { 0 };
+	int err = config_load_text("rule", text, strlen(text), rule_fields, &rule,
+				   &config);
+
+	config_free(config);
+	return err != 0;
+}
+
+/* One that somebody forgot to fill would open what it is to close. */
+static void
+test_an_empty_list_is_a_mistake(void **state)
+{
+	assert_true(refuses("{action: allow, protocol: []}"));
+	assert_true(refuses("{action: allow, source: []}"));
+	assert_true(refuses("{action: allow, destination: []}"));
+	assert_true(refuses("{action: allow, source_ports: []}"));
+	assert_true(refuses("{action: allow, destination_ports: []}"));
+	assert_false(refuses("{action: allow, protocol: [tcp], source: [10.0.0.0/8], "
+			     "destination: [10.0.0.0/8], source_ports: [80], "
+			     "destination_ports: [80]}"));
+	assert_false(refuses("{action: allow}"));
+}
+
 int
 main(void)
 {
@@ -264,6 +292,7 @@ main(void)
 		cmocka_unit_test(test_rules_match_what_a_plain_search_matches),
 		cmocka_unit_test(test_ten_thousand_rules),
 		cmocka_unit_test(test_no_rules_match_nothing),
+		cmocka_unit_test(test_an_empty_list_is_a_mistake),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

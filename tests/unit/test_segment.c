@@ -176,6 +176,27 @@ test_checksum(void **state)
 	assert_true(packet_checksum_ok(&p));
 }
 
+/* An INIT, whose checksum scapy has made. */
+static void
+test_a_checksum_of_sctp(void **state)
+{
+	static const uint8_t init[] = {
+		0x03, 0xe8, 0x00, 0x50, 0x00, 0x00, 0x00, 0x00, 0x16, 0x3a,
+		0xc8, 0xcc, 0x01, 0x00, 0x00, 0x14, 0x12, 0x34, 0x56, 0x78,
+		0x00, 0x01, 0x00, 0x00, 0x00, 0x0a, 0x00, 0x0a, 0x00, 0x00,
+		0x00, 0x01,
+	};
+	struct virtio_net_hdr h = { .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+				    .csum_start = 34, .csum_offset = 8 };
+	uint8_t data[34 + sizeof(init)] = { [12] = 8, [14] = 0x45, [23] = 132 };
+
+	(void)state;
+	memcpy(data + 34, init, sizeof(init));
+	memset(data + 34 + 8, 0x5a, 4);
+	segment_checksum(data, sizeof(data), &h);
+	assert_memory_equal(data + 34, init, sizeof(init));
+}
+
 static int
 setup(void **state)
 {
@@ -197,6 +218,7 @@ main(void)
 		cmocka_unit_test(test_segments),
 		cmocka_unit_test(test_lies),
 		cmocka_unit_test(test_checksum),
+		cmocka_unit_test(test_a_checksum_of_sctp),
 	};
 
 	return cmocka_run_group_tests(tests, setup, NULL);
