@@ -214,15 +214,18 @@ order_retry(struct order *o, struct nf_run *r)
 }
 
 bool
-order_park(struct order *o, struct nf_run *r)
+order_waits(struct order *o, struct nf_run *r)
 {
 	struct lane *l = lane_find(o, r);
 
-	if (l == NULL || l->late == NULL || l->late == r)
-		return false;
+	return l != NULL && l->late != NULL && l->late != r;
+}
+
+void
+order_park(struct order *o, struct nf_run *r)
+{
 	order_late(o, r);
 	r->state = RUN_PARKED;
-	return true;
 }
 
 void

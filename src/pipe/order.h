@@ -58,9 +58,10 @@ order_quiet(const struct order *o)
 }
 
 void order_init(struct order *o, uint64_t seed);
-/* Whether 'r' has to wait for an earlier run of its connection; if so it is parked
- * and comes back on the restart list. */
-bool order_park(struct order *o, struct nf_run *r);
+/* Whether 'r' has to wait for an earlier run of its connection. */
+bool order_waits(struct order *o, struct nf_run *r);
+/* It does: it comes back on the restart list. */
+void order_park(struct order *o, struct nf_run *r);
 /* 'r' is not decided yet and later runs of its connection have to wait for it. */
 void order_late(struct order *o, struct nf_run *r);
 /* The same for one that has to start again from the top: it goes to the restart list

@@ -187,6 +187,26 @@ wait_more(struct pipe *p, struct nf_run *r)
 	job_add(p->open, r, r->n_asked);
 }
 
+/* An earlier run of its connection is not decided yet.  What this one will want to read
+ * beyond what is here it asks for all the same, so that both share a trip: a connection
+ * behind a function that rewrites would else get on by one packet in two trips. */
+static void
+wait_turn(struct pipe *p, struct nf_run *r)
+{
+	if (!(r->marks & RUN_IS_FRAGMENT) && r->trips < RUN_MAX_TRIPS / 2) {
+		order_overlay(&p->order, r);
+		p->stats.runs++;
+		if (run_execute(&p->context, r) == NF_WAIT) {
+			wait_more(p, r);
+			return;
+		}
+		if (r->n_pending > 0)
+			run_take_back(&p->context, r);
+	}
+	order_park(&p->order, r);
+	p->stats.parked++;
+}
+
 /* Puts the touches of a run that has decided into the open job. */
 static void
 put_touches(struct pipe *p, const struct nf_run *r)
@@ -225,8 +245,8 @@ decide(struct pipe *p, struct nf_run *r, bool tight)
 		return;
 	}
 	if (unlikely(!order_quiet(&p->order))) {
-		if (order_park(&p->order, r)) {
-			p->stats.parked++;
+		if (order_waits(&p->order, r)) {
+			wait_turn(p, r);
 			return;
 		}
 		order_overlay(&p->order, r);
