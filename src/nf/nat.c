@@ -49,8 +49,10 @@ next_state(const struct nf_run *r, enum nat_state state)
 	case NAT_FIN_IN:
 		return out && (flags & TCP_FIN) ? NAT_CLOSED : state;
 	case NAT_RESET:
-		/* It did not believe the RST. */
-		return out ? NAT_OPEN : state;
+		if (!out)
+			return state;
+		/* It did not believe the RST, or their ways crossed. */
+		return flags & TCP_FIN ? NAT_FIN_OUT : NAT_OPEN;
 	default:
 		return state;
 	}
@@ -289,8 +291,12 @@ nat_packet(struct nf_run *r)
 
 	if (p->flow.version != 4)
 		return nat->pass_ip6 ? NF_SEND : nf_drop(r, NF_DROP_POLICY);
-	if (p->flags & PACKET_ICMP_ERROR)
-		return nat_icmp_error(r);
+	if (p->flags & (PACKET_ICMP_ERROR | PACKET_ICMP_QUERY)) {
+		if (p->flags & PACKET_ICMP_ERROR)
+			return nat_icmp_error(r);
+		if (nat->ping && nat_icmp_is_ping(r))
+			return nat_icmp_echo(r);
+	}
 	if (nat->n_static > 0 && is_static(r, &verdict))
 		return verdict;
 	switch (p->flow.protocol) {

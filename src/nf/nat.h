@@ -5,7 +5,7 @@
  *   nat_options.c    the section of the file, and the rules in it
  *   nat_session.c    the records of sessions and mappings: how they begin and end
  *   nat_refuse.c     what becomes of those that get nothing
- *   nat_icmp.c       ICMP errors
+ *   nat_icmp.c       ICMP errors, and pings of the outside addresses
  *   nat_link.c       Ethernet addresses, and ARP for the outside addresses
  *   nat_ports.c      outside ports, with nat_blocks.c
  *
@@ -113,7 +113,7 @@ struct nat_rule {
 
 struct nat {
 	struct nat_ports ports;			/* First: nat_ports.h. */
-	bool endpoint_dependent, no_hairpin, inbound_refresh, hold_syn, pass_ip6;
+	bool endpoint_dependent, no_hairpin, inbound_refresh, hold_syn, pass_ip6, ping;
 	bool has_mac;
 	uint8_t mac[MAC_BYTES];
 	uint8_t filtering;			/* enum nat_filtering, not the default. */
@@ -129,7 +129,7 @@ struct nat {
 struct nat_options {
 	struct nat_ports_options ports;
 	int mapping, filtering;
-	int hairpin, unsolicited_syn, ipv6;	/* 0: yes, refuse, drop. */
+	int hairpin, unsolicited_syn, ipv6, ping; /* 0: yes, refuse, drop, yes. */
 	bool inbound_refresh;
 	uint64_t tcp_ms, opening_ms, closing_ms, udp_ms, udp_well_known_ms, icmp_ms;
 	struct nat_mac_option {
@@ -195,6 +195,9 @@ enum nf_verdict nat_refuse_syn(struct nf_run *r);
 
 /* nat_icmp.c */
 enum nf_verdict nat_icmp_error(struct nf_run *r);
+/* An echo request, from either side, to an outside address that no host has alone. */
+bool nat_icmp_is_ping(const struct nf_run *r);
+enum nf_verdict nat_icmp_echo(struct nf_run *r);
 
 /* nat_link.c */
 enum nf_verdict nat_non_ip(struct nf_run *r);

@@ -381,6 +381,29 @@ pick_new(const struct picking *p, const struct blocks *blocks, unsigned int n_bl
 	return found && !nf_pending(p->r);
 }
 
+/* Index of the block that begins there; 'n': it has none such. */
+static unsigned int
+block_at(const struct blocks *blocks, unsigned int n, rte_be32_t address,
+	 uint16_t first_port)
+{
+	unsigned int i = 0;
+
+	while (i < n && (blocks->block[i].address != address ||
+			 blocks->block[i].first_port != first_port))
+		i++;
+	return i;
+}
+
+/* A new block.  One that begins where another of its blocks does, which is of another
+ * size then, would have the name of that. */
+static bool
+pick_other(const struct picking *p, const struct blocks *blocks, unsigned int n_blocks,
+	   struct nat_block *block)
+{
+	return pick_new(p, blocks, n_blocks, block) &&
+	       block_at(blocks, n_blocks, block->address, block->first_port) == n_blocks;
+}
+
 bool
 nat_block_pick(struct picking *p, struct nat_offer *offer)
 {
@@ -399,7 +422,7 @@ nat_block_pick(struct picking *p, struct nat_offer *offer)
 	if (blocks != NULL)
 		memcpy(offer->block, blocks->block, sizeof(offer->block));
 	offer->opens_block = true;
-	return pick_new(p, blocks, n_blocks, &offer->block[n_blocks]) &&
+	return pick_other(p, blocks, n_blocks, &offer->block[n_blocks]) &&
 	       choose_port(p, &offer->block[n_blocks], offer);
 }
 
@@ -452,14 +475,12 @@ close_block(struct nf_run *r, const struct nat_owner *owner, const struct blocks
 	    const struct nat_port *port)
 {
 	struct subscriber_key subscriber = subscriber_of(owner);
-	unsigned int n = n_blocks_of(blocks), i = 0, n_left = 0;
+	unsigned int n = n_blocks_of(blocks), n_left = 0;
+	unsigned int i = block_at(blocks, n, port->outside.ip4, port->first_port);
 	struct blocks left = { 0 };
 	struct ports_key key;
 	uint32_t number;
 
-	while (i < n && (blocks->block[i].address != port->outside.ip4 ||
-			 blocks->block[i].first_port != port->first_port))
-		i++;
 	if (i == n)
 		return;
 	number = number_of(r, &blocks->block[i],
@@ -486,19 +507,20 @@ nat_block_give(struct nf_run *r, const struct nat_owner *owner,
 
 	if (nf_pending(r))
 		return false;
-	if (block != NULL && block->n_ports <= 1) {
-		/* Now for sure. */
+	if (block == NULL || block->n_ports <= 1) {
+		/* Now for sure: nat_session.c, outside_count(). */
 		block = block_peek(r, &key);
 		blocks = blocks_peek(r, &subscriber);
 		if (nf_pending(r))
 			return false;
-		if (block != NULL && block->n_ports <= 1) {
+		if (block == NULL)
+			return true;
+		if (block->n_ports <= 1) {
 			block_delete(r, &key);
 			close_block(r, owner, blocks, port);
 			return true;
 		}
 	}
-	if (block != NULL)
-		block_add(r, &key, offsetof(struct block, n_ports), -1, 1, INT64_MAX);
+	block_add(r, &key, offsetof(struct block, n_ports), -1, 1, INT64_MAX);
 	return true;
 }

@@ -1,5 +1,5 @@
 /*
- * nat_icmp.c - ICMP errors (RFC 5508, 4).
+ * nat_icmp.c - ICMP errors (RFC 5508, 4), and pings of the outside addresses.
  *
  * An error quotes the packet that it is about, as that was on the side it was sent on.
  * That names the session, whoever sent the error: the remote host, a router on the way,
@@ -7,8 +7,22 @@
  * address that is of the session: the rest of it, and the session, stay as they are.
  *
  * An error of a session that is not there is dropped, and nobody is told.
+ *
+ * Identifiers are not mapped inwards, so an echo request to an outside address can be for
+ * no host inside, unless the address is a static one: whichever instance gets it answers,
+ * as the host would that has that address.
  */
 #include "nf/nat.h"
+
+enum {
+	ECHO_REPLY = 0,
+	ECHO_REQUEST = 8,
+	IP4_TTL = 8,				/* Offsets in the IPv4 header... */
+	IP4_CHECKSUM = 10,
+	ICMP_CHECKSUM = 2,			/* ...and in that of ICMP. */
+	ECHO_TTL = 64,
+	MAX_ECHO_BYTES = 2048,			/* nf_answer() */
+};
 
 /* Whether packets of that protocol have sessions. */
 static bool
@@ -128,4 +142,57 @@ nat_icmp_error(struct nf_run *r)
 	if (!packet_quoted_ok(p, nf_head_bytes(r)))
 		return nf_drop(r, NF_DROP_CHECKSUM);
 	return nf_side(r) == NF_INSIDE ? error_out(r, &quoted) : error_in(r, &quoted);
+}
+
+bool
+nat_icmp_is_ping(const struct nf_run *r)
+{
+	const struct packet *p = nf_packet(r);
+	const struct nat *nat = nf_static(r);
+
+	return !(p->flags & PACKET_FRAGMENT) && p->icmp_type == ECHO_REQUEST &&
+	       nat_owns(nat, p->flow.ip4.dst) &&
+	       nat_rule_outside(nat, p->flow.ip4.dst, 0, 0) == NULL;
+}
+
+/* Sets the first byte of the 16-bit word at 'at', which is part of the sum at 'sum'. */
+static void
+set_summed(uint8_t *at, uint8_t value, uint8_t *sum)
+{
+	uint8_t to[2] = { value, at[1] };
+	rte_be16_t checksum;
+
+	memcpy(&checksum, sum, sizeof(checksum));
+	checksum = checksum_update(checksum, at, to, sizeof(to));
+	memcpy(sum, &checksum, sizeof(checksum));
+	*at = value;
+}
+
+enum nf_verdict
+nat_icmp_echo(struct nf_run *r)
+{
+	const struct packet *p = nf_packet(r);
+	uint8_t frame[MAX_ECHO_BYTES];
+	struct packet answer = *p;
+	struct endpoint from, to;
+
+	if (p->end > nf_head_bytes(r) || p->end > sizeof(frame))
+		return nf_drop(r, NF_DROP_FRAGMENT);
+	if (!packet_checksum_ok(p))
+		return nf_drop(r, NF_DROP_CHECKSUM);
+	/* What is not to be refused is not to be answered either (RFC 1122, 3.2.2). */
+	if (packet_refuse(p, nf_head_bytes(r), REFUSE_HOST, 0, frame) == 0)
+		return nf_drop(r, NF_DROP_STATE);
+	memcpy(frame, p->data, p->end);
+	memcpy(frame, p->data + MAC_BYTES, MAC_BYTES);
+	memcpy(frame + MAC_BYTES, p->data, MAC_BYTES);
+	answer.data = frame;
+	flow_source(&p->flow, &from);
+	flow_destination(&p->flow, &to);
+	packet_set_src(&answer, &to);
+	packet_set_dst(&answer, &from);
+	set_summed(frame + p->l3 + IP4_TTL, ECHO_TTL, frame + p->l3 + IP4_CHECKSUM);
+	set_summed(frame + p->l4, ECHO_REPLY, frame + p->l4 + ICMP_CHECKSUM);
+	nf_answer(r, frame, p->end);
+	return NF_KEEP;
 }

@@ -116,6 +116,9 @@ const struct config_field nat_fields[] = {
 		  "(default; not before 6 s, RFC 5382) or drop" },
 	{ "ipv6", CONFIG_ENUM, offsetof(struct nat_options, ipv6), .words = ip6_words,
 	  .help = "drop (default) or pass, untranslated" },
+	{ "ping", CONFIG_ENUM, offsetof(struct nat_options, ping),
+	  .words = default_yes_words,
+	  .help = "whether the outside addresses answer echo requests (default: yes)" },
 	{ "mac", CONFIG_SCALAR, offsetof(struct nat_options, mac),
 	  .parse = mac_option_parse,
 	  .help = "the MAC address that the outside addresses have: off (default), auto, "
@@ -253,6 +256,10 @@ rule_make(const struct endpoint *inside, const struct endpoint *outside,
 		config_error(at, "an IPv6 address, want IPv4");
 		return -EINVAL;
 	}
+	if (!nat_is_host(inside->ip4) || !nat_is_host(outside->ip4)) {
+		config_error(at, "not the address of a host");
+		return -EINVAL;
+	}
 	*rule = (struct nat_rule){
 		.inside = inside->ip4, .inside_port = inside->port,
 		.outside = outside->ip4, .outside_port = outside->port,
@@ -308,6 +315,33 @@ add_forwards(const struct nat_options *options, struct nat *nat)
 	return 0;
 }
 
+/* What is sent to an outside address has to end inside.  A host may keep its own. */
+static int
+check_inside(const struct nat *nat, const struct endpoint *inside,
+	     const struct endpoint *outside, const void *at)
+{
+	if (!nat_ports_own(&nat->ports, inside) &&
+	    (inside->ip4 == outside->ip4 || !nat_owns(nat, inside->ip4)))
+		return 0;
+	config_error(at, "its inside address is an outside one");
+	return -EINVAL;
+}
+
+static int
+check_insides(const struct nat_options *options, const struct nat *nat)
+{
+	const struct static_option *s = options->statics.items;
+	const struct forward_option *f = options->forwards.items;
+
+	for (unsigned int i = 0; i < options->statics.n; i++, s++)
+		if (check_inside(nat, &s->inside, &s->outside, s) != 0)
+			return -EINVAL;
+	for (unsigned int i = 0; i < options->forwards.n; i++, f++)
+		if (check_inside(nat, &f->inside, &f->outside, f) != 0)
+			return -EINVAL;
+	return 0;
+}
+
 /* All instances make the same one of the same file: locally administered, "S", and the
  * first address. */
 static void
@@ -358,6 +392,7 @@ set_modes(const struct nat_options *options, struct nat *nat)
 	nat->inbound_refresh = options->inbound_refresh;
 	nat->hold_syn = options->unsolicited_syn == 0;
 	nat->pass_ip6 = options->ipv6 != 0;
+	nat->ping = options->ping % 2 == 0;
 	set_mac(&options->mac, nat);
 	return 0;
 }
@@ -370,16 +405,18 @@ nat_init(const void *from, void **state)
 
 	if (nat == NULL)
 		return -ENOMEM;
-	if (nat_ports_init(&options->ports, &nat->ports) != 0 ||
-	    set_modes(options, nat) != 0 || add_statics(options, nat) != 0 ||
-	    add_forwards(options, nat) != 0) {
-		free(nat);
-		return -EINVAL;
-	}
-	set_times(options, nat);
-	nat->ports.reserved = is_reserved;
+	if (nat_ports_init(&options->ports, &nat->ports) != 0)
+		goto free_nat;
 	for (unsigned int i = 0; i < nat->ports.n_addresses; i++)
 		own_add(nat, nat->ports.address[i].ip4);
+	if (set_modes(options, nat) != 0 || add_statics(options, nat) != 0 ||
+	    add_forwards(options, nat) != 0 || check_insides(options, nat) != 0)
+		goto free_nat;
+	set_times(options, nat);
+	nat->ports.reserved = is_reserved;
 	*state = nat;
 	return 0;
+free_nat:
+	free(nat);
+	return -EINVAL;
 }

@@ -67,21 +67,52 @@ choose_slots(struct nat_ports *ports)
 	}
 }
 
+bool
+nat_is_host(rte_be32_t address)
+{
+	uint32_t host = rte_be_to_cpu_32(address);
+
+	return host >> 24 != 0 && host >> 24 != 127 && host >> 28 < 0xe;
+}
+
+/* 'at' is where the file has it. */
+static int
+take_address(const struct endpoint *address, const void *at, struct nat_ports *ports)
+{
+	if (!nat_is_host(address->ip4)) {
+		config_error(at, "not the address of a host");
+		return -EINVAL;
+	}
+	if (nat_ports_own(ports, address)) {
+		config_error(at, "the address is there twice");
+		return -EINVAL;
+	}
+	if (ports->n_addresses == NAT_MAX_ADDRESSES) {
+		config_error(at, "more than %d addresses", NAT_MAX_ADDRESSES);
+		return -EINVAL;
+	}
+	ports->address[ports->n_addresses++] = *address;
+	return 0;
+}
+
 static int
 take_addresses(const struct config_list *list, struct nat_ports *ports)
 {
-	const struct endpoint *address = list->items;
+	const struct prefix *prefix = list->items;
 
 	for (unsigned int i = 0; i < list->n; i++) {
-		if (address[i].version != 4) {
-			config_error(&address[i], "an IPv6 address, want IPv4");
+		struct endpoint address = { .ip4 = prefix[i].ip4, .version = 4 };
+
+		if (prefix[i].version != 4) {
+			config_error(&prefix[i], "an IPv6 address, want IPv4");
 			return -EINVAL;
 		}
-		if (nat_ports_own(ports, &address[i])) {
-			config_error(&address[i], "the address is there twice");
-			return -EINVAL;
+		while (prefix_contains(&prefix[i], &address)) {
+			if (take_address(&address, &prefix[i], ports) != 0)
+				return -EINVAL;
+			address.ip4 = rte_cpu_to_be_32(
+				rte_be_to_cpu_32(address.ip4) + 1);
 		}
-		ports->address[ports->n_addresses++] = address[i];
 	}
 	choose_slots(ports);
 	return 0;
@@ -103,6 +134,11 @@ nat_ports_init(const struct nat_ports_options *options, struct nat_ports *ports)
 	if (blocks->size != 0) {
 		if ((blocks->size & (blocks->size - 1)) != 0) {
 			config_error(&blocks->size, "blocks.size: want a power of two");
+			return -EINVAL;
+		}
+		if (blocks->size > ports->n_ports) {
+			config_error(&blocks->size, "blocks.size: want no more than the "
+						    "%u of 'ports'", ports->n_ports);
 			return -EINVAL;
 		}
 		ports->block_bits = (uint8_t)__builtin_ctzll(blocks->size);

@@ -52,21 +52,18 @@ static uint32_t ports_spread(const void *key, unsigned int key_bytes);
 static uint32_t fill_spread(const void *key, unsigned int key_bytes);
 static void reserved_expired(struct nf_run *r, const void *key, const void *value);
 
-static const struct nf_field ports_fields[] = {
-	{ "address", NF_FIELD_IP4, offsetof(struct ports_key, address), 4 },
-	{ "first_port", NF_FIELD_UINT, offsetof(struct ports_key, first_port), 2 },
-	{ "protocol", NF_FIELD_PROTOCOL, offsetof(struct ports_key, protocol), 1 },
-	{ "bucket", NF_FIELD_UINT, offsetof(struct ports_key, bucket), 1 },
-	{ "partition", NF_FIELD_UINT, offsetof(struct ports_key, partition), 1 },
-	{ 0 }
-};
+/* Of keys that begin with a struct ports_key. */
+#define RANGE_FIELDS                                                             \
+	{ "address", NF_FIELD_IP4, offsetof(struct ports_key, address), 4 },     \
+	{ "first_port", NF_FIELD_UINT, offsetof(struct ports_key, first_port), 2 }, \
+	{ "protocol", NF_FIELD_PROTOCOL, offsetof(struct ports_key, protocol), 1 }, \
+	{ "bucket", NF_FIELD_UINT, offsetof(struct ports_key, bucket), 1 },      \
+	{ "partition", NF_FIELD_UINT, offsetof(struct ports_key, partition), 1 }
+
+static const struct nf_field ports_fields[] = { RANGE_FIELDS, { 0 } };
 
 static const struct nf_field reserved_fields[] = {
-	{ "address", NF_FIELD_IP4, offsetof(struct ports_key, address), 4 },
-	{ "first_port", NF_FIELD_UINT, offsetof(struct ports_key, first_port), 2 },
-	{ "protocol", NF_FIELD_PROTOCOL, offsetof(struct ports_key, protocol), 1 },
-	{ "bucket", NF_FIELD_UINT, offsetof(struct ports_key, bucket), 1 },
-	{ "partition", NF_FIELD_UINT, offsetof(struct ports_key, partition), 1 },
+	RANGE_FIELDS,
 	{ "member", NF_FIELD_UINT, offsetof(struct reserved_key, member), 4 },
 	{ 0 }
 };

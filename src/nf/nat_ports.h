@@ -49,7 +49,7 @@ extern const struct nf_event nat_events[];
 
 /* This part of the section. */
 struct nat_ports_options {
-	struct config_list addresses;		/* struct endpoint */
+	struct config_list addresses;		/* struct prefix */
 	struct port_range ports;		/* 0: not given. */
 	int pooling, log;			/* enum nat_pooling, nat_log */
 	struct nat_block_options {
@@ -68,8 +68,9 @@ extern const struct config_field nat_block_fields[], nat_limit_fields[];
 #define NAT_PORTS_FIELDS(options, member)                                        \
 	{ "addresses", CONFIG_LIST, offsetof(options, member.addresses),         \
 	  .required = true, .min = 1, .max = NAT_MAX_ADDRESSES,                  \
-	  .item_bytes = sizeof(struct endpoint), .parse = address_parse,         \
-	  .help = "the addresses that inside hosts appear under" },              \
+	  .item_bytes = sizeof(struct prefix), .parse = prefix_parse,            \
+	  .help = "addresses that inside hosts appear under, each alone or as "  \
+		  "ADDRESS/LENGTH" },                                            \
 	{ "ports", CONFIG_SCALAR, offsetof(options, member.ports),               \
 	  .parse = nat_ports_parse,                                              \
 	  .help = "those of their ports and ICMP identifiers that are given, from " \
@@ -106,6 +107,8 @@ struct nat_ports {
 /* Returns 0, or -EINVAL after config_error().  '*ports' is all zeros before. */
 int nat_ports_init(const struct nat_ports_options *options, struct nat_ports *ports);
 
+/* Whether a host may have the IPv4 address. */
+bool nat_is_host(rte_be32_t address);
 /* Whether it is one of the pool's addresses. */
 bool nat_ports_own(const struct nat_ports *ports, const struct endpoint *address);
 

@@ -17,6 +17,7 @@
 enum {
 	HELD_MS = 6000,				/* RFC 5382, REQ-4. */
 	RIPE_MS = 60 * 1000,			/* A SYN comes again within 32 s. */
+	MAX_HELD = 65536,			/* However many strangers call. */
 	ALARM_MS = 10 * 1000,			/* Between two events of a kind. */
 };
 
@@ -53,8 +54,8 @@ static const struct nf_field alarm_key_fields[] = {
 	{ 0 }
 };
 
-NF_TABLE(held, struct flow, struct held, .idle_ms = HELD_MS, .expired = held_expired,
-	 .fields = held_fields)
+NF_TABLE(held, struct flow, struct held, .idle_ms = HELD_MS, .limit = MAX_HELD,
+	 .expired = held_expired, .fields = held_fields)
 NF_TABLE(alarm, struct alarm_key, struct alarm, .idle_ms = ALARM_MS,
 	 .spread = alarm_spread, .key_fields = alarm_key_fields)
 

@@ -16,9 +16,10 @@
  * depends on the count's value: they add to it.  One that begins adds 1 and wants at
  * least 2 to come of it, so it is run again if the mapping has gone.  One that ends takes
  * 1 and wants at least 1 to be left; if it sees that it is the last, it deletes the
- * record only if nobody has added to it since.  A port is not given again in the time
- * that a run may take (NAT_QUARANTINE_MS), so a mapping that is found by its outside
- * endpoint is the one that was seen.
+ * record only if nobody has added to it since.  An outside record that was only glanced
+ * at may be another mapping's by the time that the group is applied, or one that this
+ * pipe wrote in vain: so whoever joins depends on the mapping's other record, which never
+ * changes and lives as long, and whoever leaves has a session, which keeps both.
  *
  * With address-dependent filtering, a mapping lets in packets from the address it was
  * made for, and from those that have a record in "permission", with the number of the
@@ -59,19 +60,17 @@ static const struct nf_field session_fields[] = {
 	{ 0 }
 };
 
-static const struct nf_field key_fields[] = {
-	{ "protocol", NF_FIELD_PROTOCOL, offsetof(struct nat_key, protocol), 1 },
-	{ "address", NF_FIELD_IP4_PORT, offsetof(struct nat_key, address),
-	  ADDRESS_AND_PORT },
-	{ "zone", NF_FIELD_UINT, offsetof(struct nat_key, zone), 2 },
-	{ 0 }
-};
+/* Of keys that begin with a struct nat_key. */
+#define KEY_FIELDS                                                               \
+	{ "protocol", NF_FIELD_PROTOCOL, offsetof(struct nat_key, protocol), 1 }, \
+	{ "address", NF_FIELD_IP4_PORT, offsetof(struct nat_key, address),       \
+	  ADDRESS_AND_PORT },                                                    \
+	{ "zone", NF_FIELD_UINT, offsetof(struct nat_key, zone), 2 }
+
+static const struct nf_field key_fields[] = { KEY_FIELDS, { 0 } };
 
 static const struct nf_field permission_key_fields[] = {
-	{ "protocol", NF_FIELD_PROTOCOL, offsetof(struct nat_key, protocol), 1 },
-	{ "address", NF_FIELD_IP4_PORT, offsetof(struct nat_key, address),
-	  ADDRESS_AND_PORT },
-	{ "zone", NF_FIELD_UINT, offsetof(struct nat_key, zone), 2 },
+	KEY_FIELDS,
 	{ "remote", NF_FIELD_IP4, offsetof(struct permission_key, remote), 4 },
 	{ 0 }
 };
@@ -442,10 +441,20 @@ nat_session_accept(struct nf_run *r, const struct nat_outside *outside,
 	nat_answered_by(in, outside->address, outside->port, &out);
 	owner = owner_of(&out);
 
+	/* While instances differ in 'mapping', it may have a session of its own. */
+	const struct nat_session *other = nat_session_out(r, &out, false);
+	const struct nat_mapping *mapping = nat_mapping_of(r, &out);
 	bool fits = nat_session_fits(r, &owner);
 
 	if (nf_pending(r))
 		return NF_WAIT;
+	if (mapping == NULL || mapping->address != in->ip4.dst ||
+	    mapping->port != in->dst_port)
+		return nf_drop(r, NF_DROP_STATE);
+	/* One that has begun here just now is found when this is run again. */
+	if (other != NULL && (other->address != in->ip4.dst ||
+			      other->port != in->dst_port))
+		return nf_drop(r, NF_DROP_STATE);
 	if (!fits)
 		return nf_drop(r, NF_DROP_LIMIT);
 	if (!nf_checksum_ok(r))
@@ -453,7 +462,7 @@ nat_session_accept(struct nf_run *r, const struct nat_outside *outside,
 	memcpy(there.mac, outside->mac, MAC_BYTES);
 	if (nat_owns(nat, in->ip4.src))
 		there.flags |= NAT_HAIRPIN;
-	if (permit(r, in, outside->first_remote))
+	if (permit(r, in, mapping->first_remote))
 		there.flags |= NAT_PERMITS;
 	join(r, in);
 	session_make(r, &out, in, &there);
@@ -463,14 +472,17 @@ nat_session_accept(struct nf_run *r, const struct nat_outside *outside,
 
 /* --- the end of a session ----------------------------------------------------- */
 
-/* Counts: one that is the last is checked when the group is applied.  NULL: pending, or
- * there is none. */
+/* Counts.  Whoever would delete one, or leave it be as there is none, depends on it: what
+ * a glance shows may be a write of this pipe's own that is never applied.  NULL: pending,
+ * or there is none. */
 static const struct nat_outside *
 outside_count(struct nf_run *r, const struct nat_key *key)
 {
 	const struct nat_outside *seen = outside_glance(r, key);
 
-	return seen != NULL && seen->n_sessions <= 1 ? outside_peek(r, key) : seen;
+	if (seen == NULL ? nf_pending(r) : seen->n_sessions > 1)
+		return seen;
+	return outside_peek(r, key);
 }
 
 static const struct permission *
@@ -478,7 +490,9 @@ permission_count(struct nf_run *r, const struct permission_key *key)
 {
 	const struct permission *seen = permission_glance(r, key);
 
-	return seen != NULL && seen->n_sessions <= 1 ? permission_peek(r, key) : seen;
+	if (seen == NULL ? nf_pending(r) : seen->n_sessions > 1)
+		return seen;
+	return permission_peek(r, key);
 }
 
 /* The last session of a mapping has ended.  False: pending. */

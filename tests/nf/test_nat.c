@@ -67,7 +67,7 @@ test_echo_goes_by_identifier(void **state)
 		  "203.0.113.1:2000 > 192.0.2.2:2000" },
 		{ "a request the other way is no reply", { .side = NF_OUTSIDE,
 		  .from = "192.0.2.1:2000", .to = "203.0.113.1:2000",
-		  .protocol = PROTO_ICMP, .type = 8 }, DROPPED(STATE) },
+		  .protocol = PROTO_ICMP, .type = 13 }, DROPPED(STATE) },
 		{ "nor is a reply a request", { OUT, .protocol = PROTO_ICMP },
 		  DROPPED(STATE) },
 		{ "a minute later", { .side = NF_OUTSIDE, .from = "192.0.2.1:2000",
@@ -277,8 +277,18 @@ test_a_reset_that_is_not_believed_ends_nothing(void **state)
 		{ "it is open as before", { IN, .flags = "A" }, SENT, false, AS_IN,
 		  .after_ms = 7430 * 1000 },
 	};
+	static const struct step crossed[] = {
+		{ "SYN", { OUT, .flags = "S" }, SENT, true, AS_OUT },
+		{ "SYN/ACK", { IN, .flags = "SA" }, SENT, true, AS_IN },
+		{ "RST", { IN, .flags = "R" }, SENT, true, AS_IN },
+		{ "the host's FIN was on its way", { OUT, .flags = "FA" }, SENT, true,
+		  AS_OUT },
+		{ "which does not open it", { OUT, .flags = "A" }, DROPPED(STATE),
+		  .after_ms = 241 * 1000 },
+	};
 
 	RUN_STEPS_UNDIVIDED("nat", one_port, steps);
+	RUN_STEPS_UNDIVIDED("nat", one_port, crossed);
 }
 
 /* [U14; B39] */
@@ -438,7 +448,7 @@ test_dependent_mappings_share_a_port(void **state)
 static void
 test_ports_and_addresses_are_those_of_the_pool(void **state)
 {
-	struct bench *b = bench_open("nat", "addresses: [203.0.113.1, 203.0.113.2]", 2);
+	struct bench *b = bench_open("nat", "addresses: 203.0.113.0/31", 2);
 	bool used[2] = { false };
 
 	for (unsigned int host = 1; host <= 40; host++) {
@@ -458,57 +468,16 @@ test_ports_and_addresses_are_those_of_the_pool(void **state)
 			assert_non_null(s);
 			n = sscanf(sent_endpoints(s), "203.0.113.%u:%u", &got, &port);
 			assert_int_equal(n, 2);
-			assert_true(got == 1 || got == 2);
+			assert_true(got == 0 || got == 1);
 			assert_true(port >= 1024 && port <= 65535);
 			assert_true(i == 0 || got == address);
 			address = got;
-			used[got - 1] = true;
+			used[got] = true;
 			assert_null(bench_take(b));
 		}
 	}
 	assert_true(used[0] && used[1]);
 	bench_close(b);
-}
-
-static void
-test_what_a_section_may_not_say(void **state)
-{
-	static const char *const wrong[] = {
-		"ports: 1024-65535",
-		"addresses: []",
-		"addresses: 2001:db8::1",
-		"{ addresses: 10.0.0.1, ports: 0-5 }",
-		"{ addresses: 10.0.0.1, ports: 70000 }",
-		"{ addresses: 10.0.0.1, udp_idle: never }",
-		"{ addresses: 10.0.0.1, mapping: symmetric }",
-		"{ addresses: 10.0.0.1, mapping: endpoint_dependent, "
-		"filtering: address }",
-		"{ addresses: 10.0.0.1, mac: '01:00:5e:00:00:01' }",
-		"{ addresses: 10.0.0.1, mac: 'yes' }",
-		"{ addresses: 10.0.0.1, static: [{inside: 10.1.1.1, "
-		"outside: 10.0.0.1}] }",
-		"{ addresses: 10.0.0.1, static: [{inside: '::1', outside: 10.0.0.2}] }",
-		"{ addresses: 10.0.0.1, static: [{inside: 10.1.1.1}] }",
-		"{ addresses: 10.0.0.1, static: [{inside: 10.1.1.1, outside: 10.0.0.2}, "
-		"{inside: 10.1.1.2, outside: 10.0.0.2}] }",
-		"{ addresses: 10.0.0.1, static: [{inside: 10.1.1.1, outside: 10.0.0.2}, "
-		"{inside: 10.1.1.1, outside: 10.0.0.3}] }",
-		"{ addresses: 10.0.0.1, forwards: [{outside: '10.0.0.1:80', inside: "
-		"'10.1.1.1:0'}] }",
-		"{ addresses: 10.0.0.1, forwards: [{outside: '10.0.0.1:80', inside: "
-		"'10.1.1.1:1'}, {outside: '10.0.0.1:80', inside: '10.1.1.1:2'}] }",
-		"{ addresses: 10.0.0.1, forwards: [{outside: '10.0.0.1:80', "
-		"protocol: any, inside: '10.1.1.1:1'}, {outside: '10.0.0.1:81', protocol: udp, inside: "
-		"'10.1.1.1:1'}] }",
-		"{ addresses: 10.0.0.1, static: [{inside: 10.1.1.1, outside: 10.0.0.2}], "
-		"forwards: [{outside: '10.0.0.2:80', inside: '10.1.1.2:80'}] }",
-		"{ addresses: 10.0.0.1, mac: auto, static: [{inside: 10.1.1.1, outside: "
-		"10.0.0.2}] }",
-	};
-
-	for (unsigned int i = 0; i < sizeof(wrong) / sizeof(*wrong); i++)
-		if (!bench_refuses("nat", wrong[i]))
-			fail_msg("accepted: %s", wrong[i]);
 }
 
 /* [B5; U7] In a store of several partitions a flow's records lie in one of them,
@@ -574,7 +543,6 @@ main(void)
 		cmocka_unit_test(test_exhaustion_is_logged_now_and_then),
 		cmocka_unit_test(test_dependent_mappings_share_a_port),
 		cmocka_unit_test(test_ports_and_addresses_are_those_of_the_pool),
-		cmocka_unit_test(test_what_a_section_may_not_say),
 		cmocka_unit_test(test_partitions_share_the_ports),
 	};
 

@@ -212,6 +212,31 @@ test_a_block_is_released_exactly_once(void **state)
 	}
 }
 
+/* [B21] Blocks get another size while a host has some: what it had is given back. */
+static void
+test_blocks_of_another_size_are_others(void **state)
+{
+	for (unsigned int i = 0; i < 16; i++) {
+		struct bench *b = open_bench(ONE "ports: 4096-4127\n"
+					     "blocks: {size: 16}\n", 2, 1);
+		unsigned int n_opened, n = 0;
+
+		assert_true(runs(b, 0, 1, 1000));
+		bench_reload(b, 0, ONE "ports: 4096-4127\nblocks: {size: 32}\n");
+		bench_reload(b, 1, ONE "ports: 4096-4127\nblocks: {size: 32}\n");
+		for (unsigned int port = 0; port < 17; port++)
+			n += runs(b, port % 2, 1, 2000 + port);
+		assert_in_range(n, 15, 17);
+		n_opened = (unsigned int)bench_records(b, "block");
+		let_all_end(b);
+		assert_int_equal(logged(b, "block_allocated", NULL), n_opened);
+		assert_int_equal(bench_records(b, "block"), 0);
+		assert_int_equal(bench_records(b, "blocks"), 0);
+		assert_int_equal(bench_records(b, "outside"), 0);
+		bench_close(b);
+	}
+}
+
 /* [B21; U4] */
 static void
 test_racing_instances_open_one_block(void **state)
@@ -402,6 +427,7 @@ main(void)
 		cmocka_unit_test(test_a_port_of_a_block_serves_several_remote_endpoints),
 		cmocka_unit_test(test_all_options_go_together),
 		cmocka_unit_test(test_a_block_is_released_exactly_once),
+		cmocka_unit_test(test_blocks_of_another_size_are_others),
 		cmocka_unit_test(test_racing_instances_open_one_block),
 		cmocka_unit_test(test_a_host_has_no_more_ports_than_its_limit),
 		cmocka_unit_test(test_a_host_has_no_more_sessions_than_its_limit),

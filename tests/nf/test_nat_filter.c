@@ -170,6 +170,39 @@ test_an_unsolicited_syn_is_held_before_it_is_refused(void **state)
 	RUN_STEPS_UNDIVIDED("nat", POOL "unsolicited_syn: drop", forbidden);
 }
 
+/* [B15; U25] Strangers that call from everywhere: what is remembered of them is bounded,
+ * and those that are asked for get in. */
+static void
+test_what_is_remembered_of_strangers_is_bounded(void **state)
+{
+	static const struct spec mapping = { OUT, .flags = "S" };
+	struct bench *b = bench_open("nat", POOL, 1);
+	char from[32];
+
+	bench_put(b, 0, &mapping);
+	bench_settle(b);
+	assert_non_null(bench_take(b));
+	for (unsigned int i = 0; i < 66000; i++) {
+		struct spec call = { .side = NF_OUTSIDE, .from = from,
+				     .to = "203.0.113.1:2000", .flags = "S" };
+
+		sprintf(from, "100.%u.%u.%u:80", i >> 16 & 255, i >> 8 & 255, i & 255);
+		bench_put(b, 0, &call);
+		if (i % 32 == 31)
+			bench_settle(b);
+	}
+	bench_settle(b);
+	assert_int_equal(bench_records(b, "held"), 65536);
+	assert_int_equal(bench_dropped(b, NF_DROP_STATE), 65536);
+	assert_int_equal(bench_dropped(b, NF_DROP_STORE_FULL), 66000 - 65536);
+	bench_wait(b, 70 * 1000);
+	bench_settle(b);
+	bench_wait(b, 70 * 1000);
+	bench_settle(b);
+	assert_int_equal(bench_records(b, "held"), 0);
+	bench_close(b);
+}
+
 /* [B9] */
 static void
 test_inside_hosts_meet_at_their_outside_addresses(void **state)
@@ -279,6 +312,7 @@ main(void)
 		cmocka_unit_test(test_filtering_by_address_and_port_lets_in_answers),
 		cmocka_unit_test(test_connections_from_outside_come_to_a_mapping),
 		cmocka_unit_test(test_an_unsolicited_syn_is_held_before_it_is_refused),
+		cmocka_unit_test(test_what_is_remembered_of_strangers_is_bounded),
 		cmocka_unit_test(test_inside_hosts_meet_at_their_outside_addresses),
 		cmocka_unit_test(test_a_hairpin_is_filtered_as_others_are),
 	};

@@ -229,6 +229,63 @@ test_errors_of_hairpins_come_back(void **state)
 	bench_close(b);
 }
 
+/* [B9, B17, B49] Whoever is asked answers, and nothing is written. */
+static void
+test_outside_addresses_answer_pings(void **state)
+{
+#define PING ICMP, .type = 8, .data = "are you there?"
+	static const struct step steps[] = {
+		{ "from outside", { .side = NF_OUTSIDE, .from = "192.0.2.1:7",
+		  .to = "203.0.113.1:7", PING }, KEPT, .answers = 1 },
+		{ "from inside", { .side = NF_INSIDE, .from = "10.0.0.1:7",
+		  .to = "203.0.113.1:7", PING }, KEPT, .answers = 1 },
+		{ "from a host with a static one", { .side = NF_INSIDE,
+		  .from = "10.0.0.5:7", .to = "203.0.113.1:7", PING }, KEPT,
+		  .answers = 1 },
+		{ "an address of rules", { .side = NF_OUTSIDE, .from = "192.0.2.1:7",
+		  .to = "203.0.113.2:7", PING }, KEPT, .answers = 1 },
+		{ "not a static one, for that is a host's", { .side = NF_OUTSIDE,
+		  .from = "192.0.2.1:7", .to = "203.0.113.9:7", PING }, SENT, false,
+		  "192.0.2.1:7 > 10.0.0.5:7" },
+		{ "a wrong checksum", { .side = NF_OUTSIDE, .from = "192.0.2.1:7",
+		  .to = "203.0.113.1:7", PING, .bad_checksum = true },
+		  DROPPED(CHECKSUM) },
+		{ "from nobody", { .side = NF_OUTSIDE, .from = "0.0.0.0:7",
+		  .to = "203.0.113.1:7", PING }, DROPPED(STATE) },
+		{ "no other question", { .side = NF_OUTSIDE, .from = "192.0.2.1:7",
+		  .to = "203.0.113.1:7", ICMP, .type = 13, .data = "123456789abc" },
+		  DROPPED(STATE) },
+		{ "not of somebody else", { .side = NF_OUTSIDE, .from = "192.0.2.1:7",
+		  .to = "203.0.113.77:7", PING }, DROPPED(STATE) },
+	};
+	static const struct step off[] = {
+		{ "ping: no", { .side = NF_OUTSIDE, .from = "192.0.2.1:7",
+		  .to = "203.0.113.1:7", PING }, DROPPED(STATE) },
+	};
+	static const struct spec ping = { .side = NF_OUTSIDE, .from = "192.0.2.1:7",
+					  .to = "203.0.113.1:7", PING, .vlan = 5,
+					  .ttl = 1 };
+	struct bench *b;
+	const struct sent *s;
+
+	RUN_STEPS("nat", POOL "forwards: [{outside: '203.0.113.2:80', "
+		  "inside: '10.0.0.6:80'}]\n"
+		  "static: [{inside: 10.0.0.5, outside: 203.0.113.9}]\n", steps);
+	RUN_STEPS("nat", POOL "ping: no\n", off);
+	b = bench_open("nat", POOL, 1);
+	bench_put(b, 0, &ping);
+	bench_settle(b);
+	s = bench_take(b);
+	assert_non_null(s);
+	assert_string_equal(sent_endpoints(s), "203.0.113.1:7 > 192.0.2.1:7");
+	assert_string_equal(sent_macs(s), "02:00:00:00:00:01 > 02:00:00:00:00:02");
+	assert_string_equal(sent_data(s), ping.data);
+	assert_int_equal(sent_packet(s)->icmp_type, 0);
+	assert_int_equal(s->frame[sent_packet(s)->l3 + 8], 64);
+	assert_int_equal(s->frame[15], 5);
+	bench_close(b);
+}
+
 /* [cases 23, 27; B13; U19] */
 static void
 test_fragments_are_translated_alike(void **state)
@@ -366,6 +423,7 @@ main(void)
 		cmocka_unit_test(test_an_error_neither_ends_a_session_nor_keeps_it),
 		cmocka_unit_test(test_hostile_errors_are_dropped_silently),
 		cmocka_unit_test(test_errors_of_hairpins_come_back),
+		cmocka_unit_test(test_outside_addresses_answer_pings),
 		cmocka_unit_test(test_fragments_are_translated_alike),
 		cmocka_unit_test(test_fragments_before_their_first_wait_for_it),
 		cmocka_unit_test(test_what_is_too_long_is_answered_or_cut),

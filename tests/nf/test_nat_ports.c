@@ -1,5 +1,6 @@
 /*
- * test_nat_ports.c - outside addresses and ports of the NAT: who gets which.
+ * test_nat_ports.c - outside addresses and ports of the NAT: who gets which, and what a
+ * section may say of them.
  */
 #include "nat_hosts.h"
 
@@ -172,9 +173,9 @@ test_racing_instances_never_share_a_port(void **state)
 }
 
 static void
-test_what_contradicts_itself_is_refused(void **state)
+test_what_a_section_may_not_say(void **state)
 {
-	static const char *const sections[] = {
+	static const char *const wrong[] = {
 		"ports: 1024-65535\n",
 		"addresses: []\n",
 		"addresses: '2001:db8::1'\n",
@@ -187,10 +188,71 @@ test_what_contradicts_itself_is_refused(void **state)
 		"addresses: 192.0.2.1\nlog: blocks\n",
 		"addresses: 192.0.2.1\nlimits: {ports: 0}\n",
 		"addresses: 192.0.2.1\npooling: any\n",
+		"addresses: 0.0.0.0",
+		"addresses: 127.0.0.1",
+		"addresses: [203.0.113.1, 224.0.0.5]",
+		"addresses: 255.255.255.255",
+		"addresses: 203.0.113.1/24",
+		"addresses: 203.0.112.0/23",
+		"addresses: [203.0.113.0/24, 203.0.113.7]",
+		"{ addresses: 10.0.0.1, ports: 0-5 }",
+		"{ addresses: 10.0.0.1, ports: 1024-1038, blocks: {size: 16} }",
+		"{ addresses: 10.0.0.1, ping: never }",
+		"{ addresses: 10.0.0.1, ports: 70000 }",
+		"{ addresses: 10.0.0.1, udp_idle: never }",
+		"{ addresses: 10.0.0.1, mapping: symmetric }",
+		"{ addresses: 10.0.0.1, mapping: endpoint_dependent, "
+		"filtering: address }",
+		"{ addresses: 10.0.0.1, mac: '01:00:5e:00:00:01' }",
+		"{ addresses: 10.0.0.1, mac: 'yes' }",
+		"{ addresses: 10.0.0.1, static: [{inside: 10.1.1.1, "
+		"outside: 10.0.0.1}] }",
+		"{ addresses: 10.0.0.1, static: [{inside: '::1', outside: 10.0.0.2}] }",
+		"{ addresses: 10.0.0.1, static: [{inside: 10.1.1.1}] }",
+		"{ addresses: 10.0.0.1, static: [{inside: 10.1.1.1, "
+		"outside: 224.0.0.9}] }",
+		"{ addresses: 10.0.0.1, static: [{inside: 10.0.0.1, "
+		"outside: 10.0.0.2}] }",
+		"{ addresses: 10.0.0.1, static: [{inside: 10.0.0.3, "
+		"outside: 10.0.0.2}, {inside: 10.1.1.1, outside: 10.0.0.3}] }",
+		"{ addresses: 10.0.0.1, forwards: [{outside: '10.0.0.1:80', inside: "
+		"'10.0.0.1:81'}] }",
+		"{ addresses: 10.0.0.1, static: [{inside: 10.1.1.1, outside: 10.0.0.2}, "
+		"{inside: 10.1.1.2, outside: 10.0.0.2}] }",
+		"{ addresses: 10.0.0.1, static: [{inside: 10.1.1.1, outside: 10.0.0.2}, "
+		"{inside: 10.1.1.1, outside: 10.0.0.3}] }",
+		"{ addresses: 10.0.0.1, forwards: [{outside: '10.0.0.1:80', inside: "
+		"'10.1.1.1:0'}] }",
+		"{ addresses: 10.0.0.1, forwards: [{outside: '10.0.0.1:80', inside: "
+		"'10.1.1.1:1'}, {outside: '10.0.0.1:80', inside: '10.1.1.1:2'}] }",
+		"{ addresses: 10.0.0.1, forwards: [{outside: '10.0.0.1:80', "
+		"protocol: any, inside: '10.1.1.1:1'}, {outside: '10.0.0.1:81', "
+		"protocol: udp, inside: '10.1.1.1:1'}] }",
+		"{ addresses: 10.0.0.1, static: [{inside: 10.1.1.1, outside: 10.0.0.2}], "
+		"forwards: [{outside: '10.0.0.2:80', inside: '10.1.1.2:80'}] }",
+		"{ addresses: 10.0.0.1, mac: auto, static: [{inside: 10.1.1.1, outside: "
+		"10.0.0.2}] }",
 	};
 
-	for (size_t i = 0; i < sizeof(sections) / sizeof(sections[0]); i++)
-		assert_true(bench_refuses("nat", sections[i]));
+	for (unsigned int i = 0; i < sizeof(wrong) / sizeof(*wrong); i++)
+		if (!bench_refuses("nat", wrong[i]))
+			fail_msg("accepted: %s", wrong[i]);
+}
+
+static void
+test_what_a_section_may_say(void **state)
+{
+	static const char *const right[] = {
+		"addresses: [203.0.112.0/25, 203.0.112.128/25]",
+		"{ addresses: 203.0.113.0/30, ports: 1024-1039, blocks: {size: 16} }",
+		/* A host that keeps its address. */
+		"{ addresses: 10.0.0.1, static: [{inside: 10.0.0.2, "
+		"outside: 10.0.0.2}] }",
+	};
+
+	for (unsigned int i = 0; i < sizeof(right) / sizeof(*right); i++)
+		if (bench_refuses("nat", right[i]))
+			fail_msg("refused: %s", right[i]);
 }
 
 int
@@ -204,7 +266,8 @@ main(void)
 		cmocka_unit_test(test_a_port_rests_before_it_is_given_again),
 		cmocka_unit_test(test_ports_of_forwards_are_given_to_nobody),
 		cmocka_unit_test(test_racing_instances_never_share_a_port),
-		cmocka_unit_test(test_what_contradicts_itself_is_refused),
+		cmocka_unit_test(test_what_a_section_may_not_say),
+		cmocka_unit_test(test_what_a_section_may_say),
 	};
 
 	return cmocka_run_group_tests(tests, bench_start, NULL);

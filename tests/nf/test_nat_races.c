@@ -307,6 +307,71 @@ test_two_instances_never_give_a_port_twice(void **state)
 	assert_true(conflicts > 0);
 }
 
+/* [B20, B21; U16] An instance is so slow that the leases of what it ends run out, and
+ * begin anew, while others send on the same mappings: what nobody has any more is gone,
+ * and its block is given back once. */
+static void
+test_a_slow_instance_ends_nothing_by_halves(void **state)
+{
+	static const struct spec first[] = {
+		{ OUT, UDP },
+		{ .side = NF_INSIDE, .from = "10.0.0.1:1000", .to = "192.0.2.2:53", UDP },
+		{ .side = NF_INSIDE, .from = "10.0.0.1:1001", .to = "192.0.2.1:80", UDP },
+	};
+	static const struct spec second = { .side = NF_INSIDE, .from = "10.0.0.1:1000",
+					    .to = "192.0.2.3:53", UDP };
+
+	for (unsigned int schedule = 0; schedule < 1 << 12; schedule++) {
+		struct bench *b = bench_open("nat", "{ addresses: 203.0.113.1, "
+						    "ports: 2000-2015, "
+						    "blocks: { size: 16 } }", 2);
+
+		for (unsigned int i = 0; i < 3; i++) {
+			bench_put(b, 0, &first[i]);
+			bench_settle(b);
+		}
+		bench_wait(b, 301 * 1000);
+		for (unsigned int i = 0; i < 12; i++) {
+			if (i == 3)
+				bench_put(b, 1, &second);
+			if (i % 4 == 2)
+				bench_wait(b, 1100);
+			bench_turn(b, schedule >> i & 1);
+		}
+		check_all_ends(b);
+		assert_int_equal(bench_records(b, "blocks"), 1);
+		bench_close(b);
+	}
+}
+
+/* [B14] Both ends call each other at the same moment, at two instances. */
+static void
+test_both_sides_open_at_once(void **state)
+{
+	static const struct spec first = { .side = NF_INSIDE, .from = "10.0.0.1:1000",
+					   .to = "192.0.2.1:81", .flags = "S" };
+	static const struct spec syns[] = {
+		{ OUT, .flags = "S" },
+		{ .side = NF_OUTSIDE, .from = "192.0.2.1:80", .to = "203.0.113.1:2000",
+		  .flags = "S" },
+	};
+
+	for (unsigned int schedule = 0; schedule < 1 << 10; schedule++) {
+		struct bench *b = bench_open("nat", ONE_PORT, 2);
+
+		bench_put(b, schedule & 1, &first);
+		bench_settle(b);
+		assert_non_null(bench_take(b));
+		bench_race(b, syns, 2, schedule, 10);
+		assert_non_null(bench_take(b));
+		assert_non_null(bench_take(b));
+		check_records(b, 2, 1);
+		bench_wait(b, 7441 * 1000);	/* For it is open. */
+		check_all_ends(b);
+		bench_close(b);
+	}
+}
+
 /* [B14; U10] Answers and packets from inside change the state of a connection at two
  * instances. */
 static void
@@ -388,6 +453,50 @@ test_modes_may_differ_between_instances(void **state)
 	bench_close(b);
 }
 
+/* [B10, B20] The same: a host that is called at its mapping has a session with the
+ * caller already, of an instance that knows no mappings.  That keeps its port. */
+static void
+test_a_call_takes_over_no_session_of_another_mode(void **state)
+{
+	static const struct spec steps[] = {
+		{ .side = NF_INSIDE, .from = "10.0.0.1:1000", .to = "192.0.2.1:81",
+		  .flags = "S" },
+		{ .side = NF_INSIDE, .from = "10.0.0.1:1000", .to = "192.0.2.1:80",
+		  .flags = "S" },
+	};
+	struct bench *b = bench_open("nat", "{ addresses: 203.0.113.1, "
+					    "ports: 2000-2003 }", 2);
+	unsigned int port = 0;
+	char to[32];
+
+	bench_reload(b, 1, "{ addresses: 203.0.113.1, ports: 2000-2003, "
+			   "mapping: endpoint_dependent }");
+	for (unsigned int i = 0; i < 2; i++) {
+		bench_put(b, i, &steps[i]);
+		bench_settle(b);
+
+		const struct sent *s = bench_take(b);
+
+		assert_non_null(s);
+		if (i == 0)
+			sscanf(sent_endpoints(s), "203.0.113.1:%u", &port);
+	}
+	sprintf(to, "203.0.113.1:%u", port);
+
+	struct spec call = { .side = NF_OUTSIDE, .from = "192.0.2.1:80", .to = to,
+			     .flags = "S" };
+
+	bench_put(b, 0, &call);
+	bench_settle(b);
+	assert_null(bench_take(b));
+	assert_int_equal(bench_dropped(b, NF_DROP_STATE), 1);
+	assert_int_equal(bench_records(b, "forward"), 2);
+	assert_int_equal(bench_records(b, "reverse"), 2);
+	bench_reload(b, 1, "{ addresses: 203.0.113.1, ports: 2000-2003 }");
+	check_all_ends(b);
+	bench_close(b);
+}
+
 int
 main(void)
 {
@@ -399,8 +508,11 @@ main(void)
 		cmocka_unit_test(test_the_last_session_ends_the_mapping),
 		cmocka_unit_test(test_many_sessions_of_a_mapping_end_together),
 		cmocka_unit_test(test_two_instances_never_give_a_port_twice),
+		cmocka_unit_test(test_a_slow_instance_ends_nothing_by_halves),
+		cmocka_unit_test(test_both_sides_open_at_once),
 		cmocka_unit_test(test_both_sides_close_at_once),
 		cmocka_unit_test(test_modes_may_differ_between_instances),
+		cmocka_unit_test(test_a_call_takes_over_no_session_of_another_mode),
 	};
 
 	return cmocka_run_group_tests(tests, bench_start, NULL);

@@ -173,6 +173,14 @@ def test_datagrams_turn_as_well(net):
         wait_for(answered, 10, "an answer")
 
 
+@pytest.mark.parametrize("host", ["inside", "outside"])
+def test_outside_addresses_answer_pings(net, host):
+    """[B9, B49] Once, whichever instance is asked; that of a host alone is its own to answer."""
+    for address in (*POOL, "203.0.113.11"):
+        said = net.lab.run("ping", "-q", "-c", "10", "-i", "0.01", address, netns=host)
+        assert "10 received" in said and "duplicates" not in said, said
+
+
 def test_a_connection_survives_the_death_of_both_in_turn(net):
     """[U7, U8, U11, U12] As long as there is always one."""
     with bound(net, "outside", OUTSIDE[4], 7300) as server:
