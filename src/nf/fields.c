@@ -62,6 +62,17 @@ print_address(char *to, uint8_t version, const void *address, rte_be16_t port)
 }
 
 static void
+print_source(char *to, const uint8_t *at)
+{
+	struct in6_addr prefix = { 0 };
+
+	memcpy(&prefix, at + 4, 8);
+	print_address(to, *at, &prefix, 0);
+	if (*at == 6)
+		strcat(to, "/64");
+}
+
+static void
 print_protocol(char *to, uint8_t protocol)
 {
 	static const char *const names[] = {
@@ -141,6 +152,9 @@ print_field(struct printer *p, const struct nf_field *f, const uint8_t *at)
 	case NF_FIELD_IP4_PORT:
 		memcpy(&port, at + sizeof(rte_be32_t), sizeof(port));
 		print_address(to, 4, at, port);
+		break;
+	case NF_FIELD_SOURCE:
+		print_source(to, at);
 		break;
 	case NF_FIELD_PROTOCOL:
 		print_protocol(to, *at);

@@ -27,6 +27,8 @@ enum nf_field_kind {
 	NF_FIELD_WORD,				/* The index of a word, of 1 byte. */
 	NF_FIELD_IP4,				/* rte_be32_t */
 	NF_FIELD_IP4_PORT,			/* The same, and a rte_be16_t behind it. */
+	NF_FIELD_SOURCE,			/* 4 or 6, of 1 byte; 4 bytes from there a
+						 * rte_be32_t, or the 8 bytes of a /64. */
 	NF_FIELD_PROTOCOL,			/* An IP protocol, of 1 byte. */
 	NF_FIELD_ENDPOINT,			/* struct endpoint */
 	NF_FIELD_FLOW,				/* struct flow: protocol, src, dst, zone. */

@@ -86,9 +86,8 @@ static const struct nf_field half_open_fields[] = {
 
 static const struct nf_field source_key_fields[] = {
 	{ "partition", NF_FIELD_UINT, offsetof(struct source_key, partition), 4 },
-	{ "version", NF_FIELD_UINT, offsetof(struct source_key, version), 1 },
 	{ "zone", NF_FIELD_UINT, offsetof(struct source_key, zone), 2 },
-	{ "address", NF_FIELD_IP4, offsetof(struct source_key, address), 4 },
+	{ "address", NF_FIELD_SOURCE, offsetof(struct source_key, version), 12 },
 	{ 0 }
 };
 

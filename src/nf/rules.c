@@ -95,7 +95,8 @@ protocol_parse(const char *text, void *out)
 	return 0;
 }
 
-#define PREFIX_HELP "a prefix, such as 10.0.0.0/8 or 2001:db8::/32, or a list of them"
+#define PREFIX_HELP "a prefix without host bits, such as 10.0.0.0/8 or 2001:db8::/32, or a " \
+		    "list of them"
 #define PORTS_HELP "ports, such as 80 or 1024-65535, or a list of them"
 
 const struct config_field rule_fields[] = {
@@ -351,23 +352,46 @@ rules_build(struct rules *rules, const struct config_list *list)
 	return err;
 }
 
-/* Only protocols with ports may be asked for them. */
+/* Bits 4 and 6: which IP versions a list of prefixes has. */
+static unsigned int
+versions_of(const struct config_list *list)
+{
+	const struct prefix *prefix = list->items;
+	unsigned int versions = 0;
+
+	for (unsigned int i = 0; i < list->n; i++)
+		versions |= 1u << prefix[i].version;
+	return list->n > 0 ? versions : ~0u;
+}
+
+static bool
+all_have_ports(const struct config_list *protocols)
+{
+	const uint16_t *protocol = protocols->items;
+	bool all = protocols->n > 0;
+
+	for (unsigned int i = 0; i < protocols->n; i++)
+		all &= protocol[i] == PROTO_TCP || protocol[i] == PROTO_UDP ||
+		       protocol[i] == RULE_SCTP;
+	return all;
+}
+
+/* Only protocols with ports may be asked for them; and some packet has to match. */
 static int
 rule_check(const struct rule *rule)
 {
-	const uint16_t *protocol = rule->protocols.items;
-	unsigned int n_with_ports = 0;
-
-	if (rule->source_ports.n == 0 && rule->destination_ports.n == 0)
-		return 0;
-	for (unsigned int i = 0; i < rule->protocols.n; i++)
-		n_with_ports += protocol[i] == PROTO_TCP || protocol[i] == PROTO_UDP ||
-				protocol[i] == RULE_SCTP;
-	if (n_with_ports > 0 && n_with_ports == rule->protocols.n)
-		return 0;
-	config_error(rule, "a rule with ports needs 'protocol: tcp', 'protocol: udp', "
-			   "'protocol: sctp' or a list of these");
-	return -EINVAL;
+	if ((rule->source_ports.n > 0 || rule->destination_ports.n > 0) &&
+	    !all_have_ports(&rule->protocols)) {
+		config_error(rule, "a rule with ports needs 'protocol: tcp', 'protocol: "
+				   "udp', 'protocol: sctp' or a list of these");
+		return -EINVAL;
+	}
+	if ((versions_of(&rule->sources) & versions_of(&rule->destinations)) == 0) {
+		config_error(rule, "'source' and 'destination' are of different IP "
+				   "versions: no packet matches");
+		return -EINVAL;
+	}
+	return 0;
 }
 
 static uint64_t

@@ -8,7 +8,8 @@
  *                                            idle time
  *   const VALUE *NAME_peek(r, const KEY *)   the same, and refreshes nothing
  *   const VALUE *NAME_glance(r, const KEY *) as read, but the run's writes do not depend
- *                                            on it: for counters that many change
+ *                                            on it: for counters that many change.  It may
+ *                                            be what this pipe wrote, in vain
  *   void NAME_write(r, const KEY *, const VALUE *)
  *   void NAME_write_for(r, const KEY *, const VALUE *, uint32_t idle_ms)
  *   void NAME_write_brief(r, const KEY *, const VALUE *, uint32_t idle_ms)
@@ -36,6 +37,8 @@
  *   .fields    names and places of the value's fields, for people (fields.h);
  *   .key_fields  the same of the key's, unless that is a flow or an endpoint
  *   .limit     how many records there may be, unless the file says so (0: any number)
+ *   .evict     at the limit the record that is worth least goes, instead of a new one
+ *              being refused, unless the file says so; not with '.expired'
  *   .spread    which keys lie together: those with the same number, modulo the number of
  *              partitions, are in one.  nf_spread(), if it is not given
  *
@@ -83,6 +86,7 @@ struct nf_table {
 	uint8_t format;
 	uint8_t index;				/* Given by the runtime at start. */
 	bool is_range;
+	bool evict;				/* Unless the file says otherwise. */
 	uint32_t idle_ms;
 	uint64_t limit;				/* Unless the file has one. */
 	void (*expired)(struct nf_run *r, const void *key, const void *value);

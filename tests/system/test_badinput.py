@@ -132,7 +132,7 @@ MISTAKES = [
     ("a rule with another action", config(more=RULE + "action: permit"), 8,
      "want one of: allow, deny"),
     ("a prefix too long", config(more=RULE + "{action: allow, source: 10.0.0.0/33}"), 8,
-     "want a prefix, such as 10.0.0.0/8"),
+     "want a prefix without host bits, such as 10.0.0.0/8"),
     ("ports without a protocol", config(more=RULE + "{action: deny, source_ports: 80}"), 8,
      "needs 'protocol: tcp'"),
     ("ports in the wrong order",
@@ -141,6 +141,10 @@ MISTAKES = [
     ("an idle time of nothing", config(more="firewall:\n  timeouts: {udp: 0s}"), 7,
      "want 1s to 30d"),
     ("a NAT without addresses", config(function="nat"), 1, "missing key 'nat.addresses'"),
+    ("a rule that matches nothing", config(more="firewall:\n  rules:\n    - action: allow\n"
+                                           "      source: 10.0.0.0/8\n"
+                                           "      destination: '2001:db8::/32'"),
+     8, "are of different IP versions"),
     ("an address of the other version", config(function="nat", more="nat:\n  addresses: ['::1']"),
      7, "want IPv4"),
     ("a load balancer without backends",
@@ -149,7 +153,7 @@ MISTAKES = [
     ("a backend of the other version",
      config(function="lb", more='lb:\n  address: "10.0.0.1:80"\n  backends:\n'
             '    - "10.0.0.2:80"\n    - "[::1]:80"'), 10,
-     "IP version than 'address', want the same"),
+     "of the IP version of 'address'"),
     ("a signature that is not what it should be",
      config(function="ips", more="ips:\n  signatures:\n"
             "    - {id: 1, action: alert, content: '|4'}"), 8, "|hexadecimal|"),

@@ -16,6 +16,7 @@ struct sample {
 	int64_t below;
 	struct endpoint to;
 	uint32_t ip;
+	uint8_t source[12];
 };
 
 static const char *const words[] = { "new", "open", NULL };
@@ -27,6 +28,7 @@ static const struct nf_field fields[] = {
 	{ "below", NF_FIELD_INT, offsetof(struct sample, below), 8 },
 	{ "to", NF_FIELD_ENDPOINT, offsetof(struct sample, to), sizeof(struct endpoint) },
 	{ "ip", NF_FIELD_IP4, offsetof(struct sample, ip), 4 },
+	{ "source", NF_FIELD_SOURCE, offsetof(struct sample, source), 12 },
 	{ 0 },
 };
 static const struct nf_table table = { .fields = fields, .key_fields = nf_fields_flow };
@@ -62,17 +64,21 @@ fields_are_printed_by_kind(void **state)
 	struct sample s = {
 		.state = 1, .protocol = 6, .small = 65535, .wide = 4000000000u, .below = -5,
 		.to = { .ip4 = RTE_BE32(0x0a000002), .port = RTE_BE16(80), .version = 4 },
-		.ip = RTE_BE32(0x7f000001),
+		.ip = RTE_BE32(0x7f000001), .source = { 4, 0, 0, 0, 10, 0, 0, 9 },
 	};
+	static const uint8_t source6[] = { 6, 0, 0, 0, 0xfd, 0, 0, 0, 0, 0, 0, 7 };
 
 	assert_string_equal(print(&table, true, &flow4, FLOW4_BYTES, &s, sizeof(s)),
 			    "protocol=udp src=10.0.0.1:1234 dst=192.0.2.1:53 state=open "
 			    "protocol=tcp small=65535 wide=4000000000 below=-5 "
-			    "to=10.0.0.2:80 ip=127.0.0.1 ");
+			    "to=10.0.0.2:80 ip=127.0.0.1 source=10.0.0.9 ");
 	s.state = 9;
 	s.protocol = 200;
+	memcpy(s.source, source6, sizeof(source6));
 	assert_non_null(strstr(print(&table, true, &flow4, FLOW4_BYTES, &s, sizeof(s)),
 			       "state=9 protocol=200 "));
+	assert_non_null(strstr(print(&table, true, &flow4, FLOW4_BYTES, &s, sizeof(s)),
+			       "source=fd00:0:0:7::/64 "));
 }
 
 static void

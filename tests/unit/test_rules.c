@@ -99,6 +99,9 @@ random_rule(struct rule *rule, struct random_rule *lists)
 			       .protocols = random_length(lists->protocols),
 			       .sources = random_length(lists->sources),
 			       .destinations = random_length(lists->destinations) };
+	/* Of different IP versions throughout, it would be a mistake. */
+	if (rule->sources.n > 0 && rule->destinations.n > 0)
+		lists->destinations[0] = lists->sources[0];
 	if (rule->protocols.n > 0 && ports) {
 		rule->source_ports = random_length(lists->source_ports);
 		rule->destination_ports = random_length(lists->destination_ports);
@@ -263,9 +266,15 @@ refuses(const char *text)
 {
 	struct config *config = NULL;
 	struct rule rule = { 0 };
+	struct config_list list = { &rule, 1 };
+	struct rules *rules;
 	int err = config_load_text("rule", text, strlen(text), rule_fields, &rule,
 				   &config);
 
+	if (err == 0)
+		err = rules_new(&list, &rules);
+	if (err == 0)
+		rules_free(rules);
 	config_free(config);
 	return err != 0;
 }
@@ -285,6 +294,16 @@ test_an_empty_list_is_a_mistake(void **state)
 	assert_false(refuses("{action: allow}"));
 }
 
+static void
+test_what_no_packet_matches_is_a_mistake(void **state)
+{
+	assert_true(refuses("{action: allow, source: [10.0.0.0/8], "
+			    "destination: ['2001:db8::/32']}"));
+	assert_false(refuses("{action: allow, source: [10.0.0.0/8, 'fd00::/8'], "
+			     "destination: ['2001:db8::/32']}"));
+	assert_false(refuses("{action: allow, destination: ['2001:db8::/32']}"));
+}
+
 int
 main(void)
 {
@@ -293,6 +312,7 @@ main(void)
 		cmocka_unit_test(test_ten_thousand_rules),
 		cmocka_unit_test(test_no_rules_match_nothing),
 		cmocka_unit_test(test_an_empty_list_is_a_mistake),
+		cmocka_unit_test(test_what_no_packet_matches_is_a_mistake),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
