@@ -10,16 +10,21 @@ from servers import counters, server
 FLOWS = 100_000
 LONG = 1_000_000		# Packets of a flow: in a run hardly any closes.
 
-# The function's own section, what the source needs besides, the clients' side.
+FIREWALL = "firewall: {rules: [{action: allow, direction: out}]}"
+# A port rests for two minutes: so many that those of new connections do not run out.
+NAT = "nat: {addresses: 198.19.0.0/26}"
+LB = "lb: {address: 203.0.113.1:80, backends: [%s]}" % ", ".join(
+	f"192.168.0.{i}:80" for i in range(1, 9))
+
+# 'function', the sections, what the source needs besides, the clients' side.
 FUNCTIONS = {
-	"firewall": ("rules: [{action: allow, direction: out}]", {}, "inside"),
-	# A port rests for two minutes: so many that those of new connections do not run out.
-	"nat": ("addresses: [%s]" % ", ".join(f"198.19.0.{i}" for i in range(1, 65)),
+	"firewall": ("firewall", FIREWALL, {}, "inside"),
+	"nat": ("nat", NAT, {}, "inside"),
+	"lb": ("lb", LB, {"to": "203.0.113.1"}, "outside"),
+	"firewall_nat": ("[firewall, nat]", FIREWALL + "\n" + NAT, {}, "inside"),
+	"reassembly": ("reassembly", "reassembly: {max_held: 64}", {}, "inside"),
+	"ips": ("ips", "ips: {signatures: [{id: 1, content: 'in no packet', action: alert}]}",
 		{}, "inside"),
-	"lb": ("{address: 203.0.113.1:80, backends: [%s]}" % ", ".join(
-		f"192.168.0.{i}:80" for i in range(1, 9)), {"to": "203.0.113.1"}, "outside"),
-	"reassembly": ("max_held: 64", {}, "inside"),
-	"ips": ("signatures: [{id: 1, content: 'in no packet', action: alert}]", {}, "inside"),
 }
 
 
@@ -27,7 +32,7 @@ FUNCTIONS = {
 
 def measure(b, seconds, remote=True, function="firewall", **gen):
 	"""What snf-bench prints, and as "store" by how much the server's counters rose."""
-	section, extra, side = FUNCTIONS[function]
+	name, sections, extra, side = FUNCTIONS[function]
 	source = {"size": 64, "flows": FLOWS, "packets": LONG, **extra, **gen}
 	path = f"{b.tmp}/bench.yaml"
 	command = [f"{OUT}/snf-bench", path, str(seconds), str(b.nf_core)]
@@ -36,9 +41,8 @@ def measure(b, seconds, remote=True, function="firewall", **gen):
 		url = f"valkey+unix://{socket_path}" if remote else "embedded:"
 		spec = ",".join(f"{key}={value}" for key, value in source.items())
 		with open(path, "w") as f:
-			f.write(f'function: {function}\nstore: "{url}"\nports:\n'
-				f'  inside: "gen:{spec}"\n  outside: "gen:"\n'
-				f"{function}:\n  {section}\n")
+			f.write(f'function: {name}\nstore: "{url}"\nports:\n'
+				f'  inside: "gen:{spec}"\n  outside: "gen:"\n{sections}\n')
 		before = counters(socket_path) if remote else {}
 		result = json_of(b, command, seconds + (30 if b.quick else 120), b.nf_core)
 		after = counters(socket_path) if remote else {}
