@@ -344,7 +344,7 @@ by_rst(const struct tcp_track *t, unsigned int side, const struct tcp_segment *s
 {
 	const struct tcp_side *d = &t->side[side], *o = &t->side[!side];
 	bool again = (d->flags & TRACK_AGAIN) != 0;
-	/* That of its own FIN is right, too (RFC 5961, 3.2, as ends that got the FIN have it). */
+	/* That of its own FIN is right, too: to ends that got the FIN it is exact. */
 	uint32_t lowest = again ? d->end - window_bytes(o)
 				: o->ack - has_finished(t, side);
 	uint32_t acks_ahead = tcp_track_tolerance(d);

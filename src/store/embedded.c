@@ -275,7 +275,8 @@ shared_lease(struct shared *s, unsigned int max, struct buffer *out)
 
 		s->next_leased = (at + 1) % s->n_partitions;
 		out->bytes = 0;
-		if (partition_lease(s->partition[at], clock_coarse_ms(), UINT64_MAX, max, out) > 0)
+		if (partition_lease(s->partition[at], clock_coarse_ms(), UINT64_MAX, max,
+				    out) > 0)
 			found = (int)at;
 	}
 	if (found < 0)

@@ -215,6 +215,9 @@ void run_steps(const char *nf, const char *section, const struct step *steps,
 #define RUN_STEPS_UNDIVIDED(nf, section, steps)                                  \
 	run_steps(nf, section, steps, sizeof(steps) / sizeof((steps)[0]), 2)
 
+/* One packet that leaves alone, through the first pipe: how many batches it took. */
+uint64_t bench_trips(struct bench *b, const struct spec *packet);
+
 /* Races: packet i goes into pipe i modulo 2, all at once; the pipes take turns as the
  * bits of 'schedule' say, lowest first, for 'n_turns' turns, and then alternate until
  * all is done. */

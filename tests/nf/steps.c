@@ -149,3 +149,15 @@ bench_race(struct bench *b, const struct spec *packets, unsigned int n,
 		bench_turn(b, schedule >> i & 1);
 	bench_settle(b);
 }
+
+uint64_t
+bench_trips(struct bench *b, const struct spec *packet)
+{
+	uint64_t before = bench_stats(b).batches;
+
+	bench_put(b, 0, packet);
+	bench_settle(b);
+	assert_non_null(bench_take(b));
+	assert_null(bench_take(b));
+	return bench_stats(b).batches - before;
+}

@@ -327,19 +327,6 @@ test_the_first_that_objects_decides(void **state)
 	}
 }
 
-/* One batch for each trip. */
-static uint64_t
-trips(struct bench *b, const struct spec *packet)
-{
-	uint64_t before = bench_stats(b).batches;
-
-	bench_put(b, 0, packet);
-	bench_settle(b);
-	assert_non_null(bench_take(b));
-	assert_null(bench_take(b));
-	return bench_stats(b).batches - before;
-}
-
 /* [D2] */
 static void
 test_reads_of_a_chain_travel_together(void **state)
@@ -350,17 +337,17 @@ test_reads_of_a_chain_travel_together(void **state)
 
 	(void)state;
 	/* Reads of both, and the group of both. */
-	assert_int_equal(trips(b, &open), 2);
+	assert_int_equal(bench_trips(b, &open), 2);
 	assert_int_equal(bench_writes(b), 1);
 	/* What the gate does not rewrite, the mover need not wait for. */
-	assert_int_equal(trips(b, &look), 1);
+	assert_int_equal(bench_trips(b, &look), 1);
 	/* What the mover rewrites, the gate has to. */
-	assert_int_equal(trips(b, &back), 2);
+	assert_int_equal(bench_trips(b, &back), 2);
 	bench_close(b);
 
 	b = open_chain(&mover_nf, &gate_nf, 1);
-	assert_int_equal(trips(b, &open), 3);
-	assert_int_equal(trips(b, &look), 2);
+	assert_int_equal(bench_trips(b, &open), 3);
+	assert_int_equal(bench_trips(b, &look), 2);
 	bench_close(b);
 }
 
@@ -510,55 +497,6 @@ test_what_a_chain_may_not_write_together_is_dropped(void **state)
 	bench_close(b);
 }
 
-/* --- behind a translation ---------------------------------------------------------- */
-
-/* A port by chance is proposed anew in each trip: those behind have to see one and the
- * same, or they never have what they read. */
-static void
-test_what_is_behind_a_nat_lets_connections_open(void **state)
-{
-	static const struct {
-		const char *functions, *section;
-	} cases[] = {
-		{ "nat,firewall", "nat: {addresses: 203.0.113.1}\n" },
-		{ "nat,ips", "nat: {addresses: 203.0.113.1}\nips: {signatures: []}\n" },
-	};
-	static const struct spec packet = { .side = NF_INSIDE, .from = "10.0.0.1:1000",
-					    .to = SERVER, .protocol = PROTO_UDP };
-
-	(void)state;
-	for (unsigned int i = 0; i < N(cases); i++) {
-		struct bench *b = bench_open(cases[i].functions, cases[i].section, 1);
-
-		trips(b, &packet);
-		assert_int_equal(bench_records(b, "nat.forward"), 1);
-		bench_close(b);
-	}
-}
-
-static void
-test_a_flow_is_read_in_one_trip_when_it_is_known(void **state)
-{
-	static const char section[] = "firewall: {rules: []}\n"
-				      "nat: {addresses: 203.0.113.1, ports: 2000, "
-				      "mapping: endpoint_dependent}\n";
-	static const struct spec out = { .side = NF_INSIDE, .from = "10.0.0.1:1000",
-					 .to = SERVER, .protocol = PROTO_UDP };
-	static const struct spec back = { .side = NF_OUTSIDE, .from = SERVER,
-					  .to = "203.0.113.1:2000",
-					  .protocol = PROTO_UDP };
-	struct bench *b = bench_open("firewall,nat", section, 1);
-
-	(void)state;
-	trips(b, &out);
-	trips(b, &back);			/* Writes: the firewall has an answer. */
-	assert_int_equal(trips(b, &back), 2);
-	assert_int_equal(trips(b, &back), 1);
-	assert_int_equal(trips(b, &out), 1);
-	assert_int_equal(trips(b, &back), 1);
-	bench_close(b);
-}
-
 /* --- what one drops did not pass those before it --------------------------------- */
 
 #define FIRST .side = NF_INSIDE, .from = "10.0.0.1:1000", .to = SERVER
@@ -640,8 +578,6 @@ main(void)
 		cmocka_unit_test(test_a_hairpin_arrives_anew_on_the_other_side),
 		cmocka_unit_test(test_a_hairpin_keeps_its_order),
 		cmocka_unit_test(test_what_a_chain_may_not_write_together_is_dropped),
-		cmocka_unit_test(test_what_is_behind_a_nat_lets_connections_open),
-		cmocka_unit_test(test_a_flow_is_read_in_one_trip_when_it_is_known),
 		cmocka_unit_test(test_what_is_dropped_leaves_nothing_of_those_before),
 		cmocka_unit_test(test_connections_of_different_zones_do_not_mix),
 	};

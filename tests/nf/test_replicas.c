@@ -10,7 +10,7 @@ enum what {
 	READ = 1,
 	COUNT,					/* One more. */
 	HINT,					/* The same, which may be lost. */
-	MIXED,					/* The same, and another write that may not. */
+	MIXED,					/* That, and a write that may not. */
 	N_WHAT,
 	JUMP = N_WHAT,				/* Ten more, at once. */
 	BOTH,					/* Reads the next key as well: the sum. */

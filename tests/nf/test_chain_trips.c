@@ -1,10 +1,13 @@
 /*
- * test_chain_order.c - packets of one connection share trips, also where a function behind
- * another one asks for more than it can know at first; and they leave in their order.
+ * test_chain_trips.c - how often a packet of a chain asks the store, where a function behind
+ * another one wants more than it can know at first: a flow that is known asks once, and
+ * packets of one connection side by side; and they leave in their order.
  */
 #include "harness.h"
 
 #include <stdio.h>
+
+#define SERVER "198.51.100.9:53"
 
 struct seen {
 	uint64_t n;
@@ -92,10 +95,57 @@ test_a_connection_shares_its_trips_behind_a_function_that_rewrites(void **state)
 	}
 }
 
+/* A port by chance is proposed anew in each trip: those behind have to see one and the
+ * same, or they never have what they read. */
+static void
+test_what_is_behind_a_nat_lets_connections_open(void **state)
+{
+	static const struct {
+		const char *functions, *section;
+	} cases[] = {
+		{ "nat,firewall", "nat: {addresses: 203.0.113.1}\n" },
+		{ "nat,ips", "nat: {addresses: 203.0.113.1}\nips: {signatures: []}\n" },
+	};
+	static const struct spec packet = { .side = NF_INSIDE, .from = "10.0.0.1:1000",
+					    .to = SERVER, .protocol = PROTO_UDP };
+
+	for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct bench *b = bench_open(cases[i].functions, cases[i].section, 1);
+
+		bench_trips(b, &packet);
+		assert_int_equal(bench_records(b, "nat.forward"), 1);
+		bench_close(b);
+	}
+}
+
+static void
+test_a_flow_is_read_in_one_trip_when_it_is_known(void **state)
+{
+	static const char section[] = "firewall: {rules: []}\n"
+				      "nat: {addresses: 203.0.113.1, ports: 2000, "
+				      "mapping: endpoint_dependent}\n";
+	static const struct spec out = { .side = NF_INSIDE, .from = "10.0.0.1:1000",
+					 .to = SERVER, .protocol = PROTO_UDP };
+	static const struct spec back = { .side = NF_OUTSIDE, .from = SERVER,
+					  .to = "203.0.113.1:2000",
+					  .protocol = PROTO_UDP };
+	struct bench *b = bench_open("firewall,nat", section, 1);
+
+	bench_trips(b, &out);
+	bench_trips(b, &back);		/* Writes: the firewall has an answer. */
+	assert_int_equal(bench_trips(b, &back), 2);
+	assert_int_equal(bench_trips(b, &back), 1);
+	assert_int_equal(bench_trips(b, &out), 1);
+	assert_int_equal(bench_trips(b, &back), 1);
+	bench_close(b);
+}
+
 int
 main(void)
 {
 	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_what_is_behind_a_nat_lets_connections_open),
+		cmocka_unit_test(test_a_flow_is_read_in_one_trip_when_it_is_known),
 		cmocka_unit_test(
 			test_a_connection_shares_its_trips_behind_a_function_that_rewrites),
 	};
