@@ -17,6 +17,10 @@ enum {
 	ERROR6_MAX_BYTES = 1280, /* RFC 4443, 2.4 (c). */
 	ICMP_MTU = 6,
 	ICMP6_MTU = 4,
+	ECHO4_REQUEST = 8,
+	ECHO4_REPLY = 0,
+	ECHO6_REQUEST = 128,
+	ECHO6_REPLY = 129,
 };
 
 /* Type and code of the error that says so. */
@@ -184,4 +188,48 @@ packet_reset(const struct packet *p, bool to_source, uint8_t *frame)
 		return put_rst_back(p, frame);
 	return put_rst(p, false, packet_tcp_seq(p), packet_tcp_ack(p),
 		       p->tcp_flags & TCP_ACK, frame);
+}
+
+static bool
+is_echo_request(const struct packet *p)
+{
+	if (p->flags & PACKET_FRAGMENT)
+		return false;
+	switch (flow_transport(&p->flow)) {
+	case PROTO_ICMP:
+		return p->icmp_type == ECHO4_REQUEST;
+	case PROTO_ICMP6:
+		return p->icmp_type == ECHO6_REQUEST;
+	default:
+		return false;
+	}
+}
+
+unsigned int
+packet_echo(const struct packet *p, uint8_t *frame)
+{
+	const uint8_t *old = p->data + p->l3;
+	uint8_t *ip = frame + p->l3, *icmp = frame + p->l4;
+	bool is_ip4 = p->flow.version == 4;
+	unsigned int src = is_ip4 ? IP4_SRC : IP6_SRC, dst = is_ip4 ? IP4_DST : IP6_DST;
+	unsigned int n = dst - src;
+
+	if (!is_echo_request(p) || !answerable(p))
+		return 0;
+
+	uint8_t type_code[2] = { is_ip4 ? ECHO4_REPLY : ECHO6_REPLY, p->icmp_code };
+
+	memcpy(frame, p->data, p->end);
+	memcpy(frame, p->data + MAC_BYTES, MAC_BYTES);
+	memcpy(frame + MAC_BYTES, p->data, MAC_BYTES);
+	memcpy(ip + src, old + dst, n);
+	memcpy(ip + dst, old + src, n);
+	ip[is_ip4 ? IP4_TTL : IP6_HOPS] = TTL;
+	if (is_ip4) {
+		make_ip4_sum(ip);
+		rewrite_icmp_sum(icmp, replace(icmp, type_code, sizeof(type_code)));
+	} else {
+		rewrite_sum(icmp + ICMP_SUM, replace(icmp, type_code, sizeof(type_code)));
+	}
+	return p->end;
 }

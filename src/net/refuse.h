@@ -1,5 +1,6 @@
 /*
- * refuse.h - packets that tell a sender that its packet is refused, made of that packet.
+ * refuse.h - packets that answer another, made of it: they refuse it, end its connection,
+ * or are the reply to its echo request.
  */
 #ifndef NET_REFUSE_H
 #define NET_REFUSE_H
@@ -35,5 +36,13 @@ unsigned int packet_refuse(const struct packet *p, uint32_t head_bytes, enum ref
  * TCP, a later fragment, or a RST itself.
  */
 unsigned int packet_reset(const struct packet *p, bool to_source, uint8_t *frame);
+
+/*
+ * Writes the reply to an echo request, all of which can be read, to 'frame' (of 'p->end'
+ * bytes): Ethernet and IP addresses exchanged, TTL or hop limit anew, all else as it
+ * came.  A wrong checksum stays wrong.  Returns its length; 0: 'p' is no echo request, a
+ * fragment, or nothing that packet_refuse() answers, for the same reasons.
+ */
+unsigned int packet_echo(const struct packet *p, uint8_t *frame);
 
 #endif

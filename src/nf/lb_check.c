@@ -183,8 +183,8 @@ lb_check_init(const struct lb_check *given, struct lb_check *c)
 	set_default(&c->rise, RISE);
 	set_default(&c->fall, FALL);
 	if (c->timeout_ms > c->interval_ms) {
-		config_error(given, "'check.timeout' is longer than the interval, want "
-				    "%lums or less",
+		config_error(&given->timeout_ms, "'lb.check.timeout' is longer than the "
+			     "interval, want %lums or less",
 			     (unsigned long)c->interval_ms);
 		return -EINVAL;
 	}

@@ -16,18 +16,9 @@
 
 enum {
 	ECHO_REQUEST = 8,
-	ECHO_REPLY = 0,
 	ECHO6_REQUEST = 128,
-	ECHO6_REPLY = 129,
 	SOLICITATION = 135,
-	TTL = 64,
-	IP4_TTL = 8,				/* Offsets in headers. */
-	IP4_CHECKSUM = 10,
-	IP4_SOURCE = 12,
-	IP6_HOPS = 7,
-	IP6_SOURCE = 8,
-	ICMP_CHECKSUM = 2,
-	FRAME_BYTES = 2048,
+	MAX_ECHO_BYTES = 2048,			/* nf_answer() */
 };
 
 static const struct lb_place *
@@ -146,56 +137,19 @@ icmp_error(struct nf_run *r)
 
 /* --- echo --------------------------------------------------------------------- */
 
-static void
-swap(uint8_t *a, uint8_t *b, unsigned int bytes)
-{
-	uint8_t t[16];
-
-	memcpy(t, a, bytes);
-	memcpy(a, b, bytes);
-	memcpy(b, t, bytes);
-}
-
-/* Sets the first byte of the 16-bit word at 'at', which is part of the sum at 'sum'. */
-static void
-set_summed(uint8_t *at, uint8_t value, uint8_t *sum)
-{
-	uint8_t from[2] = { at[0], at[1] }, to[2] = { value, at[1] };
-	rte_be16_t checksum;
-
-	memcpy(&checksum, sum, sizeof(checksum));
-	checksum = checksum_update(checksum, from, to, sizeof(from));
-	memcpy(sum, &checksum, sizeof(checksum));
-	*at = value;
-}
-
 static enum nf_verdict
 echo(struct nf_run *r)
 {
 	const struct packet *p = nf_packet(r);
-	uint8_t frame[FRAME_BYTES];
-	uint8_t *ip = frame + p->l3, *icmp = frame + p->l4;
+	uint8_t frame[MAX_ECHO_BYTES];
 
 	if ((p->flags & PACKET_FRAGMENT) || p->end > nf_head_bytes(r) ||
 	    p->end > sizeof(frame))
 		return nf_drop(r, NF_DROP_FRAGMENT);
 	if (!packet_checksum_ok(p))
 		return nf_drop(r, NF_DROP_CHECKSUM);
-	/* What is not to be refused is not to be answered either: it came to many hosts,
-	 * or the answer would go to many (RFC 1122, 3.2.2). */
-	if (packet_refuse(p, nf_head_bytes(r), REFUSE_HOST, 0, frame) == 0)
+	if (packet_echo(p, frame) == 0)
 		return nf_drop(r, NF_DROP_VERDICT);
-	memcpy(frame, p->data, p->end);
-	swap(frame, frame + MAC_BYTES, MAC_BYTES);
-	if (p->flow.version == 4) {
-		swap(ip + IP4_SOURCE, ip + IP4_SOURCE + 4, 4);
-		set_summed(ip + IP4_TTL, TTL, ip + IP4_CHECKSUM);
-		set_summed(icmp, ECHO_REPLY, icmp + ICMP_CHECKSUM);
-	} else {
-		swap(ip + IP6_SOURCE, ip + IP6_SOURCE + 16, 16);
-		ip[IP6_HOPS] = TTL;
-		set_summed(icmp, ECHO6_REPLY, icmp + ICMP_CHECKSUM);
-	}
 	nf_answer(r, frame, p->end);
 	return NF_KEEP;
 }

@@ -315,7 +315,14 @@ add_sibling(struct lb_service *s, uint8_t sibling)
 	return true;
 }
 
-/* 'where' is the backend's options: whose line an error names. */
+/* 'where' is the options that are wrong: whose line an error names. */
+static int
+refuse(const void *where, const char *why)
+{
+	config_error(where, "%s", why);
+	return -EINVAL;
+}
+
 static int
 index_backend(struct lb *lb, struct lb_service *s, unsigned int i, const void *where)
 {
@@ -329,11 +336,9 @@ index_backend(struct lb *lb, struct lb_service *s, unsigned int i, const void *w
 	for (unsigned int k = 0; k < place->n; k++) {
 		struct lb_service *other = &lb->service[place->service[k]];
 
-		if (s->by_datagram || other->by_datagram) {
-			config_error(where, "a backend of several services, want another "
-					    "one with 'hash: datagram'");
-			return -EINVAL;
-		}
+		if (s->by_datagram || other->by_datagram)
+			return refuse(where, "a backend of several services, want "
+					     "another one with 'hash: datagram'");
 		if (!add_sibling(s, other->number) || !add_sibling(other, s->number)) {
 			config_error(where, "a service that shares backends with more "
 					    "than %d others", LB_MAX_SIBLINGS);
@@ -347,10 +352,18 @@ index_backend(struct lb *lb, struct lb_service *s, unsigned int i, const void *w
 
 /* --- services ----------------------------------------------------------------- */
 
+/* A key of the service, with its path; 'where' is what it would have filled. */
 static int
-refuse_service(const struct service_options *o, const char *why)
+lacks_key(const struct lb_options *options, const struct service_options *o,
+	   const void *where, const char *key, const char *help)
 {
-	config_error(o, "%s", why);
+	const struct service_options *listed = options->services.items;
+
+	if (o == &options->alone)
+		config_error(where, "missing key 'lb.%s' (%s)", key, help);
+	else
+		config_error(where, "missing key 'lb.services[%td].%s' (%s)", o - listed,
+			     key, help);
 	return -EINVAL;
 }
 
@@ -361,48 +374,41 @@ check_service(const struct lb_options *options, const struct service_options *o)
 	const struct endpoint *source = options->tunnel_sources.items;
 
 	if (o->address.version == 0)
-		return refuse_service(o, "missing key 'address' (the virtual address "
-					 "that clients know, ADDRESS:PORT)");
+		return lacks_key(options, o, &o->address, "address",
+				 "the ADDRESS:PORT that clients know");
 	if (o->backends.n == 0)
-		return refuse_service(o, "missing key 'backends' (of ADDRESS:PORT)");
+		return lacks_key(options, o, &o->backends, "backends", "ADDRESS:PORT");
 	for (unsigned int i = 0; i < options->tunnel_sources.n; i++)
 		found |= source[i].version == o->address.version;
 	if (tunnels && !found)
-		return refuse_service(o, "a tunnel without 'tunnel_source', want an "
-					 "address of the same IP version");
+		return refuse(o, "a tunnel without 'tunnel_source', want an address of "
+				 "the same IP version");
 	if (o->mode == LB_NAT && o->sources.n == 0)
-		return refuse_service(o, "'mode: nat' without 'sources', want the "
-					 "addresses that backends see");
+		return refuse(o, "'mode: nat' without 'sources', want the addresses "
+				 "that backends see");
 	if (o->mode != LB_NAT && o->sources.n > 0)
-		return refuse_service(o, "'sources' are of 'mode: nat'");
+		return refuse(o, "'sources' are of 'mode: nat'");
 	if (o->hash != 0 && (o->protocol == 0 || o->mode == LB_NAT))
-		return refuse_service(o, "'hash: datagram' is of UDP, and not of "
-					 "'mode: nat'");
+		return refuse(o, "'hash: datagram' is of UDP, and not of 'mode: nat'");
 	if (o->hash != 0 && o->persistence_ms != 0)
-		return refuse_service(o, "'persistence' is not of 'hash: datagram'");
+		return refuse(o, "'persistence' is not of 'hash: datagram'");
 	if (o->down == LB_DOWN_MOVE && o->protocol == 0)
-		return refuse_service(o, "a TCP connection cannot be moved, want "
-					 "'backend_down: reset' or 'keep'");
+		return refuse(o, "a TCP connection cannot be moved, want 'backend_down: "
+				 "reset' or 'keep'");
 	return 0;
 }
 
 static int
 check_backend(const struct lb_service *s, const struct backend_options *b)
 {
-	if (b->address.version != s->address.version) {
-		config_error(b, "a backend of another IP version than 'address', want "
-				"the same");
-		return -EINVAL;
-	}
-	if (s->mode >= LB_DSR_MAC && b->address.port != s->address.port) {
-		config_error(b, "another port than that of 'address', which no mode of "
-				"direct return rewrites");
-		return -EINVAL;
-	}
-	if (s->mode == LB_DSR_MAC && memcmp(b->mac, no_mac, MAC_BYTES) == 0) {
-		config_error(b, "a backend without 'mac', want it with 'mode: dsr_mac'");
-		return -EINVAL;
-	}
+	if (b->address.version != s->address.version)
+		return refuse(b, "a backend of another IP version than 'address', want "
+				 "the same");
+	if (s->mode >= LB_DSR_MAC && b->address.port != s->address.port)
+		return refuse(b, "another port than that of 'address', which no mode of "
+				 "direct return rewrites");
+	if (s->mode == LB_DSR_MAC && memcmp(b->mac, no_mac, MAC_BYTES) == 0)
+		return refuse(b, "a backend without 'mac', want it with 'mode: dsr_mac'");
 	return 0;
 }
 
@@ -425,10 +431,8 @@ add_backends(struct lb *lb, struct lb_service *s, const struct service_options *
 		memcpy(to->mac, b->mac, MAC_BYTES);
 		s->weighted |= (uint64_t)(to->weight > 0) << i;
 		at = backend_slot(s, &to->endpoint);
-		if (s->place[at] != 0) {
-			config_error(b, "a backend that stands twice in its service");
-			return -EINVAL;
-		}
+		if (s->place[at] != 0)
+			return refuse(b, "a backend that stands twice in its service");
 		s->place[at] = (uint8_t)(i + 1);
 		if (s->mode == LB_DNAT)
 			err = index_backend(lb, s, i, b);
@@ -447,11 +451,9 @@ add_sources(struct lb *lb, struct lb_service *s, const struct service_options *o
 	const struct endpoint *source = o->sources.items;
 
 	for (unsigned int i = 0; i < o->sources.n; i++) {
-		if (source[i].version != s->address.version) {
-			config_error(&source[i], "a source of another IP version than "
-						 "'address', want the same");
-			return -EINVAL;
-		}
+		if (source[i].version != s->address.version)
+			return refuse(&source[i], "a source of another IP version than "
+						  "'address', want the same");
 		s->source[s->n_sources++] = source[i];
 		address_make(&lb->virtual, &source[i])->is_source = 1;
 		lb->has_nat = true;
@@ -503,7 +505,7 @@ add_service(struct lb *lb, const struct lb_options *options,
 	lb->translates |= s->mode == LB_DNAT;
 	place = place_make(&lb->virtual, &s->address, s->protocol);
 	if (place->n > 0)
-		return refuse_service(o, "two services at one address, want another");
+		return refuse(o, "two services at one address, want another");
 	place->n = 1;
 	place->service[0] = s->number;
 	address_make(&lb->virtual, &s->address)->is_virtual = 1;
@@ -522,8 +524,8 @@ add_services(struct lb *lb, const struct lb_options *options)
 	int err;
 
 	if (n > 0 && memcmp(&options->alone, &none, sizeof(none)) != 0)
-		return refuse_service(&options->alone, "both 'services' and keys of a "
-				      "service beside it, want one of them");
+		return refuse(&options->alone, "both 'services' and keys of a service "
+					       "beside it, want one of them");
 	if (n == 0) {
 		o = &options->alone;
 		n = 1;
@@ -548,11 +550,9 @@ set_tunnel_sources(struct lb *lb, const struct config_list *list)
 	for (unsigned int i = 0; i < list->n; i++) {
 		struct endpoint *to = &lb->tunnel_source[source[i].version == 6];
 
-		if (to->version != 0) {
-			config_error(&source[i], "a second 'tunnel_source' of this IP "
-						 "version, want one of each");
-			return -EINVAL;
-		}
+		if (to->version != 0)
+			return refuse(&source[i], "a second 'tunnel_source' of this IP "
+						  "version, want one of each");
 		*to = source[i];
 	}
 	return 0;

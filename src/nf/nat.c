@@ -96,6 +96,22 @@ is_local(const struct flow *out)
 	return out->ip4.src == 0 || rte_be_to_cpu_32(out->ip4.dst) >= 0xe0000000U;
 }
 
+/* Whether it may make a session.  A later fragment may be run before the first one of its
+ * datagram, which is at another instance: then it makes the session which that one finds.
+ * Of ICMP it has no type, but the identifier of its datagram, if that is a query's.
+ * Errors have none (nor has, as far as can be told, a query whose identifier is 0).  A
+ * reply has one, too: what its later fragments make, a query could have made. */
+static bool
+may_begin(const struct nf_run *r)
+{
+	const struct flow *out = nf_flow(r);
+
+	if (nf_is_tcp(r))
+		return nf_is_syn(r);
+	return out->protocol != PROTO_ICMP || out->src_port != 0 ||
+	       !(nf_packet(r)->flags & PACKET_LATER_FRAGMENT);
+}
+
 /* There is no session, or nobody knows yet. */
 static enum nf_verdict
 outbound_new(struct nf_run *r)
@@ -113,9 +129,7 @@ outbound_new(struct nf_run *r)
 		return nf_pending(r) ? NF_WAIT
 				     : send_out(r, rule->outside, rule->outside_port,
 						hairpin);
-	if ((nf_is_tcp(r) && !nf_is_syn(r)) ||
-	    (out->protocol == PROTO_ICMP &&
-	     (nf_packet(r)->flags & PACKET_LATER_FRAGMENT)))
+	if (!may_begin(r))
 		return nf_drop(r, NF_DROP_STATE);
 	if (is_local(out) || (hairpin && nat->no_hairpin))
 		return nf_pending(r) ? NF_WAIT : nf_drop(r, NF_DROP_POLICY);

@@ -15,12 +15,7 @@
 #include "nf/nat.h"
 
 enum {
-	ECHO_REPLY = 0,
 	ECHO_REQUEST = 8,
-	IP4_TTL = 8,				/* Offsets in the IPv4 header... */
-	IP4_CHECKSUM = 10,
-	ICMP_CHECKSUM = 2,			/* ...and in that of ICMP. */
-	ECHO_TTL = 64,
 	MAX_ECHO_BYTES = 2048,			/* nf_answer() */
 };
 
@@ -155,44 +150,18 @@ nat_icmp_is_ping(const struct nf_run *r)
 	       nat_rule_outside(nat, p->flow.ip4.dst, 0, 0) == NULL;
 }
 
-/* Sets the first byte of the 16-bit word at 'at', which is part of the sum at 'sum'. */
-static void
-set_summed(uint8_t *at, uint8_t value, uint8_t *sum)
-{
-	uint8_t to[2] = { value, at[1] };
-	rte_be16_t checksum;
-
-	memcpy(&checksum, sum, sizeof(checksum));
-	checksum = checksum_update(checksum, at, to, sizeof(to));
-	memcpy(sum, &checksum, sizeof(checksum));
-	*at = value;
-}
-
 enum nf_verdict
 nat_icmp_echo(struct nf_run *r)
 {
 	const struct packet *p = nf_packet(r);
 	uint8_t frame[MAX_ECHO_BYTES];
-	struct packet answer = *p;
-	struct endpoint from, to;
 
 	if (p->end > nf_head_bytes(r) || p->end > sizeof(frame))
 		return nf_drop(r, NF_DROP_FRAGMENT);
 	if (!packet_checksum_ok(p))
 		return nf_drop(r, NF_DROP_CHECKSUM);
-	/* What is not to be refused is not to be answered either (RFC 1122, 3.2.2). */
-	if (packet_refuse(p, nf_head_bytes(r), REFUSE_HOST, 0, frame) == 0)
+	if (packet_echo(p, frame) == 0)
 		return nf_drop(r, NF_DROP_STATE);
-	memcpy(frame, p->data, p->end);
-	memcpy(frame, p->data + MAC_BYTES, MAC_BYTES);
-	memcpy(frame + MAC_BYTES, p->data, MAC_BYTES);
-	answer.data = frame;
-	flow_source(&p->flow, &from);
-	flow_destination(&p->flow, &to);
-	packet_set_src(&answer, &to);
-	packet_set_dst(&answer, &from);
-	set_summed(frame + p->l3 + IP4_TTL, ECHO_TTL, frame + p->l3 + IP4_CHECKSUM);
-	set_summed(frame + p->l4, ECHO_REPLY, frame + p->l4 + ICMP_CHECKSUM);
 	nf_answer(r, frame, p->end);
 	return NF_KEEP;
 }

@@ -1,7 +1,12 @@
 /*
  * test_lb.c - the load balancer, packet by packet.
  */
+#define _GNU_SOURCE
 #include "lb_case.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 static const char section[] = "address: 192.0.2.10:80\n"
 			      "backends: [10.0.0.1:8080, 10.0.0.2:8080, 10.0.0.3:8080]\n";
@@ -241,6 +246,8 @@ test_what_a_section_may_not_say(void **state)
 		"{ address: '[ff02::1]:80', backends: '[fd00::1]:80' }",
 		"{ address: '[2001:db8::1]:80', backends: '[::1]:80' }",
 		"{ address: '10.0.0.1:80', backends: '127.0.0.1:80' }",
+		SECTION("check: {type: tcp, timeout: 3s}"),
+		SECTION("check: {type: tcp, interval: 1s, timeout: 2s}"),
 	};
 
 	for (unsigned int i = 0; i < N_STEPS(refused); i++)
@@ -250,6 +257,62 @@ test_what_a_section_may_not_say(void **state)
 						 "[10.9.9.9, '2001:db8::9'], "
 						 "persistence: 5s")));
 	assert_false(bench_refuses("lb", SECTION("protocol: udp, hash: datagram")));
+}
+
+/* Reads "lb: ..." and returns what is said of it; lives until the next call. */
+static const char *
+complaint(const char *text)
+{
+	static const struct config_field sections[] = { { "lb", CONFIG_MAP }, { 0 } };
+	static char said[300];
+	const struct nf *lb = nf_find("lb");
+	void *options = calloc(1, lb->options_bytes), *state = NULL;
+	struct config *config = NULL;
+	int to = memfd_create("stderr", MFD_CLOEXEC), before = dup(STDERR_FILENO);
+	ssize_t n;
+
+	assert_int_equal(config_load_text("f", text, strlen(text), sections, NULL,
+					  &config), 0);
+	assert_int_equal(config_section(config, "lb", lb->options, options), 0);
+	dup2(to, STDERR_FILENO);
+	assert_int_equal(lb->init(options, &state), -EINVAL);
+	dup2(before, STDERR_FILENO);
+	n = pread(to, said, sizeof(said) - 1, 0);
+	assert_true(n > 0);
+	said[n] = '\0';
+	close(before);
+	close(to);
+	config_free(config);
+	free(options);
+	return said;
+}
+
+static void
+test_what_is_wrong_has_its_line_and_key(void **state)
+{
+	static const struct {
+		const char *text, *want;
+	} cases[] = {
+		{ "# An\nlb:\n  scheduler: maglev\n  backends: 10.0.0.1:80\n",
+		  "f:2: missing key 'lb.address' (the ADDRESS:PORT that clients "
+		  "know)\n" },
+		{ "lb:\n  ping: no\n  address: 192.0.2.1:80\n",
+		  "f:1: missing key 'lb.backends' (ADDRESS:PORT)\n" },
+		{ "lb:\n  services:\n  - " SERVICE(1, 1) "\n"
+		  "  - name: x\n    backends: 10.0.0.1:80\n",
+		  "f:4: missing key 'lb.services[1].address' (the ADDRESS:PORT that "
+		  "clients know)\n" },
+		{ "lb:\n  services:\n  - " SERVICE(1, 1) "\n"
+		  "  - name: x\n    address: 192.0.2.2:80\n",
+		  "f:4: missing key 'lb.services[1].backends' (ADDRESS:PORT)\n" },
+		{ "lb:\n  address: 192.0.2.1:80\n  backends: 10.0.0.1:80\n"
+		  "  check:\n    type: tcp\n    interval: 1s\n    timeout: 2s\n",
+		  "f:7: 'lb.check.timeout' is longer than the interval, want 1000ms or "
+		  "less\n" },
+	};
+
+	for (unsigned int i = 0; i < N_STEPS(cases); i++)
+		assert_string_equal(complaint(cases[i].text), cases[i].want);
 }
 
 /* One by one, so that what was counted before shows. */
@@ -441,6 +504,7 @@ main(void)
 		cmocka_unit_test(test_silent_connections_end),
 		cmocka_unit_test(test_ipv6),
 		cmocka_unit_test(test_what_a_section_may_not_say),
+		cmocka_unit_test(test_what_is_wrong_has_its_line_and_key),
 		cmocka_unit_test(test_two_instances_count_exactly),
 		cmocka_unit_test(test_a_close_in_vain_hides_no_other),
 		cmocka_unit_test(test_a_burst_spreads_evenly),

@@ -366,6 +366,83 @@ test_fragments_before_their_first_wait_for_it(void **state)
 	bench_close(b);
 }
 
+/* Cuts 'whole' in parts of 560 bytes, as far as there are 'n' of them. */
+static void
+cut(const struct spec *whole, struct spec *part, unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++) {
+		part[i] = *whole;
+		part[i].part_of = whole;
+		part[i].fragment = (uint16_t)(i * 70);
+		part[i].part_bytes = i + 1 < n ? 560 : 0;
+		part[i].more = i + 1 < n;
+	}
+}
+
+/* [B13, B17; U19] The ports of a datagram are known before its first fragment has made
+ * the session: whichever fragment is run first makes it, and all are translated alike. */
+static void
+test_fragments_of_a_first_ping_race(void **state)
+{
+	static const struct spec ping = { OUT, ICMP, .type = 8, .data_bytes = 1500,
+					  .id = 9 };
+	static const char *const sections[] = {
+		"addresses: 203.0.113.1\nports: 2000-2063\n",
+		"addresses: 203.0.113.1\nports: 2000-2063\n"
+		"mapping: endpoint_dependent\n",
+	};
+	struct spec part[3];
+
+	cut(&ping, part, 3);
+	for (unsigned int schedule = 0; schedule < 1 << 11; schedule++) {
+		struct bench *b = bench_open("nat", sections[schedule & 1], 2);
+		const struct sent *s;
+		unsigned int n = 0, n_first = 0;
+
+		bench_race(b, part, 3, schedule >> 1, 10);
+		for (; (s = bench_take(b)) != NULL; n++) {
+			const struct packet *p;
+
+			assert_non_null(strstr(sent_endpoints(s), "203.0.113.1"));
+			p = sent_packet(s);
+			n_first += !(p->flags & PACKET_LATER_FRAGMENT);
+		}
+		assert_int_equal(bench_dropped(b, NF_DROP_STATE), 0);
+		assert_int_equal(n, 3);
+		assert_int_equal(n_first, 1);
+		assert_int_equal(bench_records(b, "forward"), 1);
+		assert_int_equal(bench_records(b, "reverse"), 1);
+		assert_int_equal(bench_records(b, "outside"), schedule & 1 ? 0 : 1);
+		bench_close(b);
+	}
+}
+
+/* [B17] What has no identifier makes no session, nor does a query from outside. */
+static void
+test_fragments_of_no_query_make_no_session(void **state)
+{
+	static const struct spec long_udp = { .from = "192.0.2.1:80",
+					      .to = "10.0.0.1:1000", UDP,
+					      .data_bytes = 1500 };
+	static const struct spec of[] = {
+		{ FROM_HOST, .type = 3, .code = 3, .quote = &long_udp,
+		  .quote_bytes = 1400, .id = 7 },
+		{ OUT, ICMP, .type = 5, .data_bytes = 1400, .id = 8 },
+		{ IN, ICMP, .type = 8, .data_bytes = 1400, .id = 9 },
+	};
+
+	for (unsigned int i = 0; i < sizeof(of) / sizeof(of[0]); i++) {
+		struct bench *b = bench_open("nat", POOL, 2);
+		struct spec part[3];
+
+		cut(&of[i], part, 3);
+		bench_race(b, part, 3, 0, 0);
+		assert_null(bench_take(b));
+		assert_int_equal(bench_records(b, "forward"), 0);
+		bench_close(b);
+	}
+}
+
 /* [B12; U18] */
 static void
 test_what_is_too_long_is_answered_or_cut(void **state)
@@ -426,6 +503,8 @@ main(void)
 		cmocka_unit_test(test_outside_addresses_answer_pings),
 		cmocka_unit_test(test_fragments_are_translated_alike),
 		cmocka_unit_test(test_fragments_before_their_first_wait_for_it),
+		cmocka_unit_test(test_fragments_of_a_first_ping_race),
+		cmocka_unit_test(test_fragments_of_no_query_make_no_session),
 		cmocka_unit_test(test_what_is_too_long_is_answered_or_cut),
 	};
 

@@ -187,7 +187,7 @@ def test_a_backend_that_hangs_does_not_keep_an_instance(lab):
 
 def test_what_a_check_may_not_say_has_its_line(lab):
     """What is wrong only beside another option, too."""
-    for check, line in (("type: tcp, timeout: 3s", "'check.timeout' is longer"),
+    for check, line in (("type: tcp, timeout: 3s", "'lb.check.timeout' is longer"),
                         ("type: tcp, path: /", "'check.path' is not for checks of type tcp")):
         path = f"{lab.dir}/wrong.yaml"
         with open(path, "w") as file:

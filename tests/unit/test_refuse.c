@@ -1,5 +1,5 @@
 /*
- * test_refuse.c - what refuses a packet, held against another program's idea of it.
+ * test_refuse.c - what answers a packet, held against another program's idea of it.
  */
 #include "net/refuse.h"
 
@@ -8,6 +8,7 @@
 enum {
 	RESET_DESTINATION = 100, /* Beside enum refusal. */
 	RESET_SOURCE,
+	ECHO,
 };
 
 /* Made with scapy. */
@@ -80,6 +81,12 @@ static const struct {
 	{ "a RST to the source is that which refuses", TCP4_OPTIONS, RESET_SOURCE, 0,
 	  "0200000000010200000000020800450000280000400040066ec6c00002090a0000010050"
 	  "0400000000000000000050040000df860000" },
+	{ "an echo is replied to", ECHO4, ECHO, 0,
+	  "020000000001020000000002080045000020000700004001aeccc00002090a0000010000"
+	  "100a1122000370696e67" },
+	{ "over IPv6", ECHO6, ECHO, 0,
+	  "02000000000102000000000286dd60000000000c3a4020010db800010000000000000000"
+	  "000920010db8000000000000000000000001810033461122000370696e67" },
 };
 
 /* The refusal, in memory that ends where it may; the caller frees it. */
@@ -89,7 +96,9 @@ refuse(const struct packet *p, uint32_t head_bytes, unsigned int how, unsigned i
 {
 	uint8_t *frame = malloc(REFUSE_MAX_BYTES);
 
-	if (how >= RESET_DESTINATION)
+	if (how == ECHO)
+		*bytes = packet_echo(p, frame);
+	else if (how >= RESET_DESTINATION)
 		*bytes = packet_reset(p, how == RESET_SOURCE, frame);
 	else
 		*bytes = packet_refuse(p, head_bytes, (enum refusal)how, mtu, frame);
@@ -296,6 +305,60 @@ only_tcp_is_reset(void **state)
 	}
 }
 
+/* Nothing but a whole echo request is, nor one that could multiply. */
+static void
+only_echo_requests_are_replied_to(void **state)
+{
+	static const uint8_t group[] = { 0x01, 0x00, 0x5e, 0x00, 0x00, 0x01 };
+
+	(void)state;
+	for (unsigned int i = 0; i < N_SAMPLES; i++) {
+		bool is_echo = i == ECHO4 || i == ECHO6;
+		unsigned int bytes;
+		struct packet p;
+		struct frame f;
+
+		frame_make(&f, samples[i].hex);
+		assert_int_equal(packet_parse(&p, f.data, f.bytes, f.bytes), PACKET_OK);
+		free(refuse(&p, f.bytes, ECHO, 0, &bytes));
+		assert_int_equal(bytes, is_echo ? p.end : 0);
+		p.flags |= PACKET_FRAGMENT;
+		free(refuse(&p, f.bytes, ECHO, 0, &bytes));
+		assert_int_equal(bytes, 0);
+		p.flags &= (uint16_t)~PACKET_FRAGMENT;
+		memcpy(f.data, group, sizeof(group));
+		free(refuse(&p, f.bytes, ECHO, 0, &bytes));
+		assert_int_equal(bytes, 0);
+	}
+}
+
+/* The TTL is anew, the checksum of a reply that is all zeros right, a wrong one wrong. */
+static void
+replies_have_their_own_ttl_and_the_checksum_of_the_request(void **state)
+{
+	(void)state;
+	for (unsigned int wrong = 0; wrong <= 1; wrong++) {
+		struct packet p, q;
+		unsigned int bytes;
+		struct frame f;
+
+		frame_make(&f, samples[ECHO4].hex);
+		memset(f.data + samples[ECHO4].at.l4 + 4, 0, 8);
+		f.data[samples[ECHO4].at.l3 + 8] = 1;
+		reference_ip4(f.data + samples[ECHO4].at.l3);
+		assert_int_equal(packet_parse(&p, f.data, f.bytes, f.bytes), PACKET_OK);
+		word_put(f.data + p.l4 + 2, (uint16_t)(0xf7ff + wrong));
+		assert_int_equal(packet_checksum_ok(&p), !wrong);
+
+		uint8_t *made = refuse(&p, f.bytes, ECHO, 0, &bytes);
+
+		assert_int_equal(packet_parse(&q, made, bytes, bytes), PACKET_OK);
+		assert_int_equal(made[q.l3 + 8], 64);
+		assert_int_equal(packet_checksum_ok(&q), !wrong);
+		free(made);
+	}
+}
+
 int
 main(void)
 {
@@ -306,6 +369,9 @@ main(void)
 		cmocka_unit_test(an_mtu_is_one_that_the_protocol_knows),
 		cmocka_unit_test(what_could_echo_or_multiply_is_not_answered),
 		cmocka_unit_test(only_tcp_is_reset),
+		cmocka_unit_test(only_echo_requests_are_replied_to),
+		cmocka_unit_test(
+			replies_have_their_own_ttl_and_the_checksum_of_the_request),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
