@@ -110,7 +110,7 @@ static const struct nf_field sender_fields[] = {
 	{ 0 }
 };
 
-NF_TABLE(datagram, struct datagram_key, struct datagram, .limit = 1 << 18,
+NF_TABLE(datagram, struct datagram_key, struct datagram, .limit = 1 << 18, .evict = true,
 	 .spread = datagram_spread, .key_fields = key_fields, .fields = datagram_fields)
 NF_TABLE(fragment, struct datagram_key, struct fragment, .limit = 1 << 14,
 	 .spread = datagram_spread, .key_fields = key_fields, .expired = fragment_expired)
@@ -250,15 +250,6 @@ read_datagram(struct nf_run *r, const struct datagram_key *key)
 	return nf_table_sized(r, d, bytes, datagram_bytes(d->n_parts));
 }
 
-/* Those that nothing has followed yet are what floods are made of: they go first. */
-static void
-save(struct nf_run *r, const struct datagram_key *key, const struct datagram *d)
-{
-	nf_table_write(r, &datagram_table, key, key_bytes(key), d,
-		       datagram_bytes(d->n_parts), d->n_parts > 1 ? NF_KEPT : NF_BRIEF,
-		       timeout_of(r, key));
-}
-
 static void
 count_held(struct nf_run *r, const struct datagram_key *key, int64_t more, int64_t max)
 {
@@ -365,6 +356,19 @@ is_malformed(const struct packet *p, const struct packet_part *part)
 }
 
 /* --- packets ------------------------------------------------------------------- */
+
+/* When there are too many, those go first of which nothing more is to come, then the
+ * oldest: no flood, of whatever parts, lets the newest go before them.  What is held of a
+ * datagram that is forgotten expires, and is counted until then. */
+static void
+save(struct nf_run *r, const struct datagram_key *key, const struct datagram *d)
+{
+	bool is_done = d->n_held == 0 && is_whole(d);
+
+	nf_table_write(r, &datagram_table, key, key_bytes(key), d,
+		       datagram_bytes(d->n_parts), is_done ? NF_BRIEF : NF_KEPT,
+		       timeout_of(r, key));
+}
 
 /* It arrives anew, as one of the flow with these ports. */
 static enum nf_verdict

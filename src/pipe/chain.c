@@ -274,6 +274,7 @@ pipe_tables(const struct chain *chain, const struct pipe_table *wanted,
 	for (unsigned int i = 0; i < n; i++) {
 		struct nf_table *t = table[i];
 
+		assert(!t->evict || t->expired == NULL);
 		t->index = (uint8_t)i;
 		declared[i] = (struct store_table){
 			.key_max = t->key_max, .value_max = value_max(t),

@@ -449,6 +449,7 @@ load_tables(struct settings *s)
 	for (unsigned int i = 0; i < STORE_MAX_TABLES; i++)
 		s->table[i].commit = -1;
 	for (unsigned int i = 0; i < n; i++) {
+		s->table[i].full = table[i]->evict;
 		if (name_table(s, table, stage, n, i) != 0)
 			return -EINVAL;
 		field[i] = (struct config_field){
@@ -529,14 +530,17 @@ same_text(const char *a, const char *b)
 	return (a == NULL && b == NULL) || (a != NULL && b != NULL && strcmp(a, b) == 0);
 }
 
-/* But for the formats. */
+/* But for the formats.  Tables of other functions may do otherwise when they are full. */
 static bool
 same_tables(const struct settings *a, const struct settings *b)
 {
+	bool comparable = settings_same_functions(a, b);
+
 	for (unsigned int i = 0; i < STORE_MAX_TABLES; i++) {
 		const struct table_settings *x = &a->table[i], *y = &b->table[i];
 
-		if (x->limit != y->limit || x->full != y->full || x->commit != y->commit)
+		if (x->limit != y->limit || x->commit != y->commit ||
+		    (comparable && x->full != y->full))
 			return false;
 	}
 	return true;

@@ -1,6 +1,6 @@
 /*
- * test_fragments_limits.c - what waits for its first fragment is bounded in number and
- * time, and leaves once, whichever instances race for it.
+ * test_fragments_limits.c - what waits for its first fragment, and what is known of
+ * datagrams, is bounded in number and time; no flood of them stops or delays others.
  */
 #include "fragments_gate.h"
 
@@ -166,6 +166,109 @@ test_a_flood_of_fragments_stops_nothing_else(void **state)
 	bench_close(b);
 }
 
+/* As without a file, but for the limit of 'datagram'. */
+static struct bench *
+open_limited(const char *section, uint64_t limit)
+{
+	struct bench_setup setup = { .nf = &gate, .fragments = section, .n_pipes = 2,
+				     .n_partitions = 1 };
+	struct nf_table *table[STORE_MAX_TABLES];
+	unsigned int n = nf_tables(&nf_fragments, table, STORE_MAX_TABLES), i = 0;
+
+	while (i < n && strcmp(table[i]->name, "datagram") != 0)
+		i++;
+	assert_true(i < n);
+	setup.table[i] = (struct pipe_table){ .limit = limit, .evict = table[i]->evict };
+	return bench_open_as(&setup);
+}
+
+/* The first 'n_parts' of three of each of 'n' datagrams, from ever other senders. */
+static void
+put_strangers(struct bench *b, unsigned int n, unsigned int n_parts)
+{
+	static unsigned int sender;
+	char from[32];
+
+	for (unsigned int i = 0; i < n; i++, sender++) {
+		const struct spec whole = WHOLE(from, "192.0.2.9:53");
+		const struct spec part[] = { FIRST(whole), MIDDLE(whole), LAST(whole) };
+
+		snprintf(from, sizeof(from), "10.1.%u.%u:1", sender / 200, sender % 200);
+		for (unsigned int k = 0; k < n_parts; k++) {
+			bench_put(b, i % 2, &part[k]);
+			bench_settle(b);
+			assert_non_null(bench_take(b));
+			assert_null(bench_take(b));
+		}
+	}
+}
+
+/* Those of a flood go for others, the oldest first.  [B13, B34; U25] */
+static void
+test_a_flood_of_datagrams_stops_no_other(void **state)
+{
+	static const struct step first[] = { { "a first", FIRST(dns), SENT, true } };
+	static const struct step rest[] = {
+		{ "its rest", MIDDLE(dns), SENT, true },
+		{ "its end", LAST(dns), SENT, true },
+	};
+
+	for (unsigned int n_parts = 1; n_parts <= 3; n_parts++) {
+		struct bench *b = open_limited("", 50);
+
+		put_strangers(b, 300, n_parts);
+		assert_int_equal(bench_records(b, "fragments.datagram"), 50);
+		bench_steps(b, first, 1);
+		put_strangers(b, 40, 1);
+		bench_steps(b, rest, 2);
+		assert_int_equal(bench_records(b, "fragments.datagram"), 50);
+		assert_int_equal(bench_dropped(b, NF_DROP_STORE_FULL), 0);
+		bench_close(b);
+	}
+}
+
+/* Of them nothing more is to come. */
+static void
+test_whole_datagrams_go_before_others(void **state)
+{
+	static const struct step steps[] = {
+		{ "its rest", MIDDLE(dns), SENT, true },
+		{ "its end", LAST(dns), SENT, true },
+	};
+	static const struct step first = { "a first", FIRST(dns), SENT, true };
+	struct bench *b = open_limited("", 50);
+
+	bench_steps(b, &first, 1);
+	put_strangers(b, 500, 3);
+	bench_steps(b, steps, RTE_DIM(steps));
+	bench_close(b);
+}
+
+/* [B34] */
+static void
+test_what_is_held_of_a_forgotten_datagram_expires(void **state)
+{
+	static const struct step early[] = {
+		{ "one waits", MIDDLE(dns), KEPT, true },
+	};
+	static const struct step steps[] = {
+		{ "its datagram is forgotten", FIRST(dns), SENT, true },
+		{ "what comes again passes", MIDDLE(dns), SENT, true },
+		{ "and the end", LAST(dns), SENT, true },
+		{ "what is left counts", { .part_of = &dns, .fragment = 2, .id = 9 },
+		  DROPPED(LIMIT) },
+		{ "until it expires", { .part_of = &dns, .fragment = 2, .id = 9 }, KEPT,
+		  true, .after_ms = 31000 },
+	};
+	struct bench *b = open_limited("per_source: 1", 4);
+
+	bench_steps(b, early, 1);
+	put_strangers(b, 10, 1);
+	assert_int_equal(bench_records(b, "fragments.fragment"), 1);
+	bench_steps(b, steps, RTE_DIM(steps));
+	bench_close(b);
+}
+
 /* A datagram of more parts than are remembered. */
 static void
 test_parts_are_limited(void **state)
@@ -184,149 +287,6 @@ test_parts_are_limited(void **state)
 		bench_steps(b, &step, 1);
 	}
 	bench_close(b);
-}
-
-/* The fragments of a datagram, in any order, at two instances at once: each leaves once.
- * [B13, B52; case 23; U19] */
-static void
-race(const struct spec *of, const unsigned int *order, unsigned int n,
-     unsigned int schedule)
-{
-	struct bench *b = bench_open_as(&(struct bench_setup){
-		.nf = &gate, .n_pipes = 2, .n_partitions = 1 });
-	const struct spec part[] = { FIRST(*of), MIDDLE(*of), LAST(*of) };
-	unsigned int times[3] = { 0 };
-	struct spec packets[4];
-	const struct sent *s;
-
-	for (unsigned int i = 0; i < n; i++)
-		packets[i] = part[order[i]];
-	bench_race(b, packets, n, schedule, 12);
-	while ((s = bench_take(b)) != NULL)
-		for (unsigned int i = 0; i < 3; i++) {
-			uint8_t frame[BENCH_FRAME_BYTES];
-
-			times[i] += spec_build(&part[i], frame) == s->bytes &&
-				    memcmp(frame, s->frame, s->bytes) == 0;
-		}
-	for (unsigned int i = 0; i < 3; i++) {
-		unsigned int put = 0;
-
-		for (unsigned int k = 0; k < n; k++)
-			put += order[k] == i;
-		/* One that came twice may have been held once. */
-		assert_true(times[i] >= 1 && times[i] <= put);
-	}
-	assert_int_equal(bench_records(b, "fragments.fragment"), 0);
-	assert_int_equal(bench_dropped(b, NF_DROP_CONFLICT), 0);
-	bench_close(b);
-}
-
-static void
-race_all(const struct spec *of, unsigned int n, unsigned int n_schedules)
-{
-	for (unsigned int code = 0; code < 1U << 2 * n; code++) {
-		unsigned int order[4], seen = 0;
-		bool valid = true;
-
-		for (unsigned int i = 0; i < n; i++) {
-			order[i] = code >> 2 * i & 3;
-			seen |= 1U << order[i];
-			valid = valid && order[i] < 3;
-		}
-		for (unsigned int k = 0; valid && seen == 7 && k < n_schedules; k++)
-			race(of, order, n, k * (4096 / n_schedules) + k % 7);
-	}
-}
-
-/* [B13, B52; case 23; U4, U19] */
-static void
-test_two_instances_send_each_fragment_once(void **state)
-{
-	race_all(&dns, 3, 4096);
-	race_all(&dns6, 3, 256);
-}
-
-/* [B13; case 27; U4] */
-static void
-test_nor_do_duplicates_confuse_them(void **state)
-{
-	race_all(&dns, 4, 128);
-}
-
-enum {
-	LONG_PARTS = 45,			/* Of 65,535 bytes, at an MTU of 1500. */
-};
-
-static unsigned int
-part_of(const struct sent *s)
-{
-	return ((s->frame[20] << 8 | s->frame[21]) & 0x1fff) / 2;
-}
-
-/* All parts of a long datagram at two instances at once, in an order that 'schedule'
- * makes. */
-static void
-race_long(unsigned int schedule)
-{
-	static const struct spec whole = { .from = "10.0.0.1:1000",
-					   .to = "192.0.2.9:53", .protocol = PROTO_UDP,
-					   .data_bytes = 16 * LONG_PARTS - 8 };
-	struct bench *b = bench_open_as(&(struct bench_setup){
-		.nf = &gate, .n_pipes = 2, .n_partitions = 1 });
-	struct spec packets[LONG_PARTS];
-	const struct sent *s;
-	uint64_t seen = 0;
-
-	for (unsigned int i = 0; i < LONG_PARTS; i++) {
-		/* Each once, as the step has no divisor of their number. */
-		unsigned int part = (schedule + i * (1 + schedule % 2 * 43)) % LONG_PARTS;
-
-		packets[i] = (struct spec)PART(whole, 2 * part, 16,
-					       part + 1 < LONG_PARTS);
-	}
-	bench_race(b, packets, LONG_PARTS, schedule * 2654435761U >> 8, 20);
-	while ((s = bench_take(b)) != NULL) {
-		assert_false(seen >> part_of(s) & 1);
-		seen |= 1ULL << part_of(s);
-	}
-	assert_int_equal(seen, (1ULL << LONG_PARTS) - 1);
-	assert_int_equal(bench_records(b, "fragments.fragment"), 0);
-	bench_close(b);
-}
-
-/* The last part comes first. */
-static void
-hold_long(bool ordered)
-{
-	struct bench *b = bench_open_as(&(struct bench_setup){
-		.nf = &gate, .n_pipes = 2, .n_partitions = 3, .ordered = ordered });
-	static const struct spec whole = { .from = "10.0.0.1:1000",
-					   .to = "192.0.2.9:53", .protocol = PROTO_UDP,
-					   .data_bytes = 16 * LONG_PARTS - 8 };
-	struct step step = { "a later one waits", .fate = KEPT, .writes = true };
-
-	for (unsigned int part = LONG_PARTS; part-- > 1;) {
-		step.packet = (struct spec)PART(whole, 2 * part, 16,
-						part + 1 < LONG_PARTS);
-		bench_steps(b, &step, 1);
-	}
-	step = (struct step){ "the first has all behind it", FIRST(whole), SENT, true,
-			      .emits = LONG_PARTS - 1 };
-	bench_steps(b, &step, 1);
-	assert_int_equal(bench_stats(b).injected, LONG_PARTS - 1);
-	assert_int_equal(bench_records(b, "fragments.fragment"), 0);
-	bench_close(b);
-}
-
-/* [B13, B52; case 23; U19] */
-static void
-test_a_long_datagram_in_any_order_leaves_whole(void **state)
-{
-	hold_long(false);
-	hold_long(true);
-	for (unsigned int schedule = 0; schedule < 500; schedule++)
-		race_long(schedule);
 }
 
 enum {
@@ -529,10 +489,10 @@ main(void)
 		cmocka_unit_test(test_what_waits_is_limited),
 		cmocka_unit_test(test_what_was_sent_waits_no_more),
 		cmocka_unit_test(test_a_flood_of_fragments_stops_nothing_else),
+		cmocka_unit_test(test_a_flood_of_datagrams_stops_no_other),
+		cmocka_unit_test(test_whole_datagrams_go_before_others),
+		cmocka_unit_test(test_what_is_held_of_a_forgotten_datagram_expires),
 		cmocka_unit_test(test_parts_are_limited),
-		cmocka_unit_test(test_two_instances_send_each_fragment_once),
-		cmocka_unit_test(test_nor_do_duplicates_confuse_them),
-		cmocka_unit_test(test_a_long_datagram_in_any_order_leaves_whole),
 		cmocka_unit_test(test_one_senders_datagrams_do_not_wait_for_each_other),
 		cmocka_unit_test(test_one_senders_flood_delays_nobody),
 		cmocka_unit_test(test_what_is_left_of_a_datagram_is_replaced),

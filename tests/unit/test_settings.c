@@ -81,6 +81,7 @@ test_what_a_file_may_not_say(void **state)
 		{ NAT "tables: {forward: {full: evict}}",
 		  "5: tables.forward.full is 'evict'" },
 		{ LB "tables: {client: {full: evict}}", "5: tables.client.full" },
+		{ FIREWALL "tables: {fragment: {full: evict}}", "4: tables.fragment.full" },
 		{ REASSEMBLY "on_store_loss: pass", "4: on_store_loss is 'pass'" },
 		{ NAT "on_store_loss: pass", "but nat cannot do without" },
 		{ NAT "on_store_loss: established",
@@ -256,6 +257,43 @@ test_tables_are_as_the_file_has_them(void **state)
 			assert_true(table[i].leased);
 }
 
+/* What a function's table does when it is full, unless the file says so. */
+static void
+test_a_full_table_is_as_its_function_has_it(void **state)
+{
+	static const struct {
+		const char *text;
+		bool evict;
+		uint64_t limit;
+	} cases[] = {
+		{ FIREWALL, true, 1 << 18 },
+		{ FIREWALL "tables: {datagram: {limit: 5}}", true, 5 },
+		{ FIREWALL "tables: {datagram: {full: evict}}", true, 1 << 18 },
+		{ FIREWALL "tables: {datagram: {full: refuse}}", false, 1 << 18 },
+	};
+	struct pipe_table wanted[STORE_MAX_TABLES];
+	struct store_table table[STORE_MAX_TABLES];
+	char said[1024];
+
+	(void)state;
+	for (size_t k = 0; k < sizeof(cases) / sizeof(cases[0]); k++) {
+		struct settings *s = load(cases[k].text, said, sizeof(said));
+		unsigned int n;
+
+		assert_non_null(s);
+		settings_tables(s, wanted);
+		n = pipe_tables(&s->chain, wanted, table);
+		for (unsigned int i = 0; i < n; i++) {
+			bool datagram = strcmp(table[i].name, "fragments.datagram") == 0;
+
+			assert_int_equal(table[i].evict, datagram && cases[k].evict);
+			if (datagram)
+				assert_int_equal(table[i].limit, cases[k].limit);
+		}
+		settings_free(s);
+	}
+}
+
 /* Can write 2 and 3, and its own. */
 static unsigned int
 downgrade(uint8_t to, const void *value, unsigned int value_bytes, void *old)
@@ -319,6 +357,8 @@ test_a_reload_names_what_it_leaves(void **state)
 		  "commit, tables" },
 		{ IPS "tables: {inspection: {format: 1}}", IPS, "" },
 		{ IPS, IPS "tables: {inspection: {format: 1}}", "" },
+		{ FIREWALL "tables: {datagram: {full: evict}}", FIREWALL, "" },
+		{ FIREWALL "tables: {datagram: {full: refuse}}", FIREWALL, "tables" },
 		{ IPS "tables: {inspection: {full: evict}}",
 		  IPS "tables: {inspection: {format: 1}}", "tables" },
 		{ FIREWALL "partitions: 2\npipes: {max: 2}",
@@ -356,6 +396,7 @@ main(void)
 		cmocka_unit_test(test_a_section_of_no_function_is_warned_of),
 		cmocka_unit_test(test_tables_of_a_chain_have_the_names_of_their_owners),
 		cmocka_unit_test(test_tables_are_as_the_file_has_them),
+		cmocka_unit_test(test_a_full_table_is_as_its_function_has_it),
 		cmocka_unit_test(test_older_formats_are_those_that_a_table_writes),
 		cmocka_unit_test(test_a_reload_names_what_it_leaves),
 	};
