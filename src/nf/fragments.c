@@ -73,7 +73,7 @@ struct datagram {				/* Only as long as it has parts. */
 	uint8_t state;				/* enum datagram_state */
 	uint8_t n_parts;
 	uint8_t n_held;
-	uint8_t zero;
+	uint8_t protocol;			/* Of its first; 0: of each. */
 	rte_be16_t src_port, dst_port;
 	struct part part[MAX_PARTS];		/* As they came. */
 };
@@ -348,11 +348,8 @@ is_malformed(const struct packet *p, const struct packet_part *part)
 		return true;
 	/* Behind a first fragment without the flags (RFC 1858), or over them (RFC
 	 * 3128). */
-	if (part->protocol == PROTO_TCP && part->start != 0 &&
-	    part->start < TCP_HEADER_BYTES)
-		return true;
-	/* Later ones would be taken for those of another protocol. */
-	return part->start == 0 && part->protocol != p->flow.protocol;
+	return part->protocol == PROTO_TCP && part->start != 0 &&
+	       part->start < TCP_HEADER_BYTES;
 }
 
 /* --- packets ------------------------------------------------------------------- */
@@ -374,7 +371,7 @@ save(struct nf_run *r, const struct datagram_key *key, const struct datagram *d)
 static enum nf_verdict
 go_on(struct nf_run *r, const struct datagram *d)
 {
-	nf_set_ports(r, d->src_port, d->dst_port);
+	nf_set_ports(r, d->protocol, d->src_port, d->dst_port);
 	return NF_AGAIN;
 }
 
@@ -413,7 +410,8 @@ release_held(struct nf_run *r, const struct datagram_key *key, struct datagram *
 		if (frame[i] == NULL)
 			continue;
 		nf_table_delete(r, &fragment_table, &of[i], key_bytes(key));
-		nf_inject(r, frame[i], bytes[i], next->src_port, next->dst_port);
+		nf_inject(r, frame[i], bytes[i], next->protocol, next->src_port,
+			  next->dst_port);
 		n_sent++;
 	}
 	if (n_sent > 0)
@@ -427,6 +425,7 @@ static enum nf_verdict
 first_packet(struct nf_run *r, const struct datagram_key *key, struct datagram *next)
 {
 	next->state = FOUND;
+	next->protocol = nf_flow(r)->protocol;
 	next->src_port = nf_flow(r)->src_port;
 	next->dst_port = nf_flow(r)->dst_port;
 	if (next->n_held > 0 && !release_held(r, key, next))
@@ -466,17 +465,20 @@ hold(struct nf_run *r, const struct datagram_key *key, struct datagram *next)
 	return NF_KEEP;
 }
 
-/* One that is there already.  A first is not the same again if it has other ports; nor,
+/* One that is there already.  A first of another flow is not the same again; nor,
  * over IPv4, if all of its datagram has come: what follows a mere repetition goes on
  * either way, and what follows another datagram's first may have other lengths. */
 static bool
 is_same_again(const struct nf_run *r, const struct datagram *d, const struct part *own)
 {
+	const struct flow *f = nf_flow(r);
+
 	if (start_of(own) != 0)
 		return true;
-	if (nf_flow(r)->version == 4 && d->n_held == 0 && is_whole(d))
+	if (f->version == 4 && d->n_held == 0 && is_whole(d))
 		return false;
-	return d->src_port == nf_flow(r)->src_port && d->dst_port == nf_flow(r)->dst_port;
+	return (d->protocol == f->protocol || d->protocol == 0) &&
+	       d->src_port == f->src_port && d->dst_port == f->dst_port;
 }
 
 /* A fragment of a datagram of which 'd' is known, or NULL. */

@@ -198,11 +198,13 @@ bool nf_unseen(const struct nf_run *r);
 /* Another number after a restart or failover of the partition's server, and the same at all
  * instances: records written in another epoch may lack what was written last. */
 uint16_t nf_epoch(const struct nf_run *r, unsigned int partition);
-/* Of a fragment: its flow has these ports.  Counts when it arrives anew. */
-void nf_set_ports(struct nf_run *r, rte_be16_t src_port, rte_be16_t dst_port);
-/* A frame of at most 2048 bytes, that of a fragment of the flow with these ports, arrives
- * anew, on this packet's side and behind it. */
-void nf_inject(struct nf_run *r, const void *frame, unsigned int bytes,
+/* Of a fragment: its flow has these ports, and this protocol, unless that is 0.  Counts
+ * when it arrives anew. */
+void nf_set_ports(struct nf_run *r, uint8_t protocol, rte_be16_t src_port,
+		  rte_be16_t dst_port);
+/* A frame of at most 2048 bytes, that of a fragment of the flow with these, arrives anew,
+ * on this packet's side and behind it. */
+void nf_inject(struct nf_run *r, const void *frame, unsigned int bytes, uint8_t protocol,
 	       rte_be16_t src_port, rte_be16_t dst_port);
 /* Drops for a reason: return nf_drop(r, NF_DROP_POLICY). */
 enum nf_verdict nf_drop(struct nf_run *r, enum nf_drop reason);

@@ -185,12 +185,13 @@ nf_answer(struct nf_run *r, const void *frame, unsigned int bytes)
 }
 
 void
-nf_inject(struct nf_run *r, const void *frame, unsigned int bytes, rte_be16_t src_port,
-	  rte_be16_t dst_port)
+nf_inject(struct nf_run *r, const void *frame, unsigned int bytes, uint8_t protocol,
+	  rte_be16_t src_port, rte_be16_t dst_port)
 {
 	struct nf_run *injected = run_emit(r, frame, bytes, RUN_ARRIVES);
 
 	if (injected != NULL) {
+		injected->protocol = protocol;
 		injected->src_port = src_port;
 		injected->dst_port = dst_port;
 	}
@@ -199,8 +200,9 @@ nf_inject(struct nf_run *r, const void *frame, unsigned int bytes, rte_be16_t sr
 /* --- the rest ------------------------------------------------------------------ */
 
 void
-nf_set_ports(struct nf_run *r, rte_be16_t src_port, rte_be16_t dst_port)
+nf_set_ports(struct nf_run *r, uint8_t protocol, rte_be16_t src_port, rte_be16_t dst_port)
 {
+	r->protocol = protocol;
 	r->src_port = src_port;
 	r->dst_port = dst_port;
 	r->extras |= RUN_HAS_PORTS;

@@ -137,6 +137,7 @@ complete(struct pipe *p, struct nf_run *r)
 		if (p->context.chain.n_all > p->context.chain.n)
 			r->marks |= RUN_IS_FRAGMENT;
 	} else if (r->packet.flags & PACKET_LATER_FRAGMENT) {
+		f->protocol = r->protocol != 0 ? r->protocol : f->protocol;
 		f->src_port = r->src_port;
 		f->dst_port = r->dst_port;
 	}

@@ -222,7 +222,8 @@ struct nf_run {
 	uint8_t tunnel;				/* enum tunnel */
 	uint8_t refusal;			/* enum refusal */
 	uint8_t leaves;				/* Of an emitted one: enum run_leaves */
-	rte_be16_t src_port, dst_port;		/* Of a fragment. */
+	uint8_t protocol;			/* Of a fragment; 0: its own. */
+	rte_be16_t src_port, dst_port;		/* The same. */
 	uint8_t n_events, task_stage;
 	uint16_t task_bytes;
 	struct run_event event[RUN_MAX_EVENTS];

@@ -2,8 +2,8 @@
  * fragments_gate.h - what the tests of fragments share: datagrams, their parts, and a
  * function behind the stage that finds ports.
  *
- * The function judges by the destination's port alone, so a later fragment that it sends
- * has been given the ports of its first.
+ * The function judges by the destination's port, and whether it is UDP's, so a later
+ * fragment that it sends has been given those of its first.
  */
 #ifndef FRAGMENTS_GATE_H
 #define FRAGMENTS_GATE_H
@@ -21,7 +21,7 @@ gate_packet(struct nf_run *r)
 
 	switch (rte_be_to_cpu_16(nf_flow(r)->dst_port)) {
 	case 53:
-		return NF_SEND;
+		return nf_flow(r)->protocol == PROTO_UDP ? NF_SEND : NF_DROP;
 	case 80:
 		nf_set_src(r, &other);
 		return NF_SEND;

@@ -166,7 +166,7 @@ find(struct nf_run *r)
 		next = *found;
 	if (p->flags & PACKET_LATER_FRAGMENT) {
 		if (next.src_port != 0) {
-			nf_set_ports(r, next.src_port, next.dst_port);
+			nf_set_ports(r, 0, next.src_port, next.dst_port);
 			return NF_AGAIN;
 		}
 		/* There is room for one, which comes back twice. */
@@ -179,10 +179,11 @@ find(struct nf_run *r)
 	next.src_port = nf_flow(r)->src_port;
 	next.dst_port = nf_flow(r)->dst_port;
 	for (unsigned int i = 0; i < 2 && next.bytes > 0; i++)
-		nf_inject(r, next.frame, next.bytes, next.src_port, next.dst_port);
+		nf_inject(r, next.frame, next.bytes, 0, next.src_port,
+			  next.dst_port);
 	next.bytes = 0;
 	found_write(r, &key, &next);
-	nf_set_ports(r, next.src_port, next.dst_port);
+	nf_set_ports(r, 0, next.src_port, next.dst_port);
 	return NF_AGAIN;
 }
 

@@ -201,8 +201,7 @@ test_what_is_no_part_of_a_datagram_is_dropped(void **state)
 	RUN("", steps);
 }
 
-/* Both are made by hand: the second with options behind its fragment header, so that its
- * later ones would be taken for those of another protocol.  [B34] */
+/* [B34] */
 static void
 test_an_atomic_fragment_is_a_whole_datagram(void **state)
 {
@@ -211,11 +210,6 @@ test_an_atomic_fragment_is_a_whole_datagram(void **state)
 		"\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01"
 		"\x20\x01\x0d\xb8\0\x01\0\0\0\0\0\0\0\0\0\x09"
 		"\x11\0\0\0\0\0\0\x07\x14\xe9\0\x35\0\x0a\x2d\xddxb";
-	static const uint8_t options[] =
-		"\x02\0\0\0\0\x02\x02\0\0\0\0\x01\x86\xdd\x60\0\0\0\0\x18\x2c\x40"
-		"\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01"
-		"\x20\x01\x0d\xb8\0\x01\0\0\0\0\0\0\0\0\0\x09"
-		"\x3c\0\0\x01\0\0\0\x07\x11\0\x01\x04\0\0\0\0\x14\xe9\0\x35\0\x10\0\0";
 	uint8_t right[sizeof(atomic) - 1];
 	struct bench *b = bench_open_as(&(struct bench_setup){
 		.nf = &gate, .n_pipes = 2, .n_partitions = 1 });
@@ -227,13 +221,60 @@ test_an_atomic_fragment_is_a_whole_datagram(void **state)
 		{ "it passes by itself", { .raw = right, .raw_bytes = sizeof(right) },
 		  SENT },
 		{ "and again", { .raw = right, .raw_bytes = sizeof(right) }, SENT },
-		{ "headers in the fragmented part", { .raw = options,
-		  .raw_bytes = sizeof(options) - 1 }, DROPPED(FRAGMENT) },
 	};
 
 	bench_steps(b, steps, RTE_DIM(steps));
 	assert_int_equal(bench_records(b, "fragments.datagram"), 0);
 	bench_close(b);
+}
+
+/* Makes a fragment of a whole IPv6 packet, as if that had options before its transport
+ * header: from 'at' on, in units of 8 bytes, 'n' bytes. */
+static struct spec
+optional_part(const struct spec *whole, unsigned int at, unsigned int n, bool more,
+	      uint8_t frame[BENCH_FRAME_BYTES])
+{
+	enum { IP_END = 54 };
+	static const uint8_t options[] = { PROTO_UDP, 0, 1, 4, 0, 0, 0, 0 };
+	uint8_t built[BENCH_FRAME_BYTES], all[BENCH_FRAME_BYTES];
+	unsigned int bytes = spec_build(whole, built) - IP_END;
+
+	memcpy(all, options, sizeof(options));
+	memcpy(all + sizeof(options), built + IP_END, bytes);
+	assert_true(8 * at + n <= sizeof(options) + bytes);
+	memcpy(frame, built, IP_END);
+	frame[19] = (uint8_t)(8 + n);		/* Less than 256. */
+	frame[20] = 44;
+	memcpy(frame + IP_END,
+	       (uint8_t[]){ 60, 0, 0, (uint8_t)(8 * at | more), 0, 0, 0, 7 }, 8);
+	memcpy(frame + IP_END + 8, all + 8 * at, n);
+	return (struct spec){ .raw = frame, .raw_bytes = IP_END + 8 + n };
+}
+
+/* Later ones say that they begin with options.  RFC 8200, 4.5.  [B34] */
+static void
+test_options_may_stand_in_the_first(void **state)
+{
+	static const struct spec other = WHOLE("[2001:db8::2]:1000", "[2001:db8::9]:53");
+	static uint8_t frame[7][BENCH_FRAME_BYTES];
+	const struct spec first = optional_part(&dns6, 0, 24, true, frame[0]),
+			  middle = optional_part(&dns6, 3, 16, true, frame[1]),
+			  last = optional_part(&dns6, 5, 24, false, frame[2]),
+			  early = optional_part(&other, 5, 24, false, frame[3]),
+			  late = optional_part(&other, 0, 24, true, frame[4]),
+			  dropped = optional_part(&ssh6, 0, 16, true, frame[5]),
+			  cut = optional_part(&other, 0, 8, true, frame[6]);
+	const struct step steps[] = {
+		{ "the first", first, SENT, true },
+		{ "the second is of its flow", middle, SENT, true },
+		{ "the last, too", last, SENT, true },
+		{ "one that is early waits", early, KEPT, true },
+		{ "and goes behind the first", late, SENT, true, .emits = 1 },
+		{ "options without what is behind them", cut, DROPPED(PARSE) },
+		{ "another first", dropped, DROPPED(FRAGMENT), true },
+	};
+
+	RUN("", steps);
 }
 
 /* IPv4 has only 65536 identifications.  [B23] */
@@ -503,6 +544,7 @@ main(void)
 		cmocka_unit_test(test_overlaps_pass_if_the_operator_says_so),
 		cmocka_unit_test(test_what_is_no_part_of_a_datagram_is_dropped),
 		cmocka_unit_test(test_an_atomic_fragment_is_a_whole_datagram),
+		cmocka_unit_test(test_options_may_stand_in_the_first),
 		cmocka_unit_test(test_an_identification_comes_round),
 		cmocka_unit_test(test_zones_do_not_mix),
 		cmocka_unit_test(test_what_is_too_long_is_fragmented_or_refused),
