@@ -16,7 +16,8 @@ drop_unreadable(struct run_context *c, struct nf_run *r)
 {
 	bool too_much = r->unreadable == RUN_TOO_MUCH;
 
-	if (!too_much) {
+	/* One that is not to decide yet comes here again. */
+	if (!too_much && !order_waits(&r->pipe->order, r)) {
 		const struct run_value *v = &r->value[r->unreadable - 1];
 
 		run_refused(r->pipe, v->table, v->format);
