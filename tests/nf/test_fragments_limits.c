@@ -134,6 +134,22 @@ test_what_was_sent_waits_no_more(void **state)
 	bench_close(b);
 }
 
+/* As without a file, but for the limit of a table. */
+static struct bench *
+open_limited(const char *section, const char *name, uint64_t limit)
+{
+	struct bench_setup setup = { .nf = &gate, .fragments = section, .n_pipes = 2,
+				     .n_partitions = 1 };
+	struct nf_table *table[STORE_MAX_TABLES];
+	unsigned int n = nf_tables(&nf_fragments, table, STORE_MAX_TABLES), i = 0;
+
+	while (i < n && strcmp(table[i]->name, name) != 0)
+		i++;
+	assert_true(i < n);
+	setup.table[i] = (struct pipe_table){ .limit = limit, .evict = table[i]->evict };
+	return bench_open_as(&setup);
+}
+
 /* Fragments of as many senders as it pleases the flood.  [B13, B34; U25] */
 static void
 test_a_flood_of_fragments_stops_nothing_else(void **state)
@@ -144,9 +160,7 @@ test_a_flood_of_fragments_stops_nothing_else(void **state)
 		{ "its rest", MIDDLE(dns), SENT, true },
 		{ "its end", LAST(dns), SENT, true },
 	};
-	struct bench *b = bench_open_as(&(struct bench_setup){
-		.nf = &gate, .n_pipes = 2, .n_partitions = 1,
-		.table = { [1] = { .limit = 50 } } });
+	struct bench *b = open_limited(NULL, "fragment", 50);
 	char from[32];
 
 	for (unsigned int i = 0; i < 500; i++) {
@@ -164,22 +178,6 @@ test_a_flood_of_fragments_stops_nothing_else(void **state)
 	assert_int_equal(bench_dropped(b, NF_DROP_STORE_FULL), 450);
 	bench_steps(b, fine, RTE_DIM(fine));
 	bench_close(b);
-}
-
-/* As without a file, but for the limit of 'datagram'. */
-static struct bench *
-open_limited(const char *section, uint64_t limit)
-{
-	struct bench_setup setup = { .nf = &gate, .fragments = section, .n_pipes = 2,
-				     .n_partitions = 1 };
-	struct nf_table *table[STORE_MAX_TABLES];
-	unsigned int n = nf_tables(&nf_fragments, table, STORE_MAX_TABLES), i = 0;
-
-	while (i < n && strcmp(table[i]->name, "datagram") != 0)
-		i++;
-	assert_true(i < n);
-	setup.table[i] = (struct pipe_table){ .limit = limit, .evict = table[i]->evict };
-	return bench_open_as(&setup);
 }
 
 /* The first 'n_parts' of three of each of 'n' datagrams, from ever other senders. */
@@ -214,7 +212,7 @@ test_a_flood_of_datagrams_stops_no_other(void **state)
 	};
 
 	for (unsigned int n_parts = 1; n_parts <= 3; n_parts++) {
-		struct bench *b = open_limited("", 50);
+		struct bench *b = open_limited("", "datagram", 50);
 
 		put_strangers(b, 300, n_parts);
 		assert_int_equal(bench_records(b, "fragments.datagram"), 50);
@@ -236,7 +234,7 @@ test_whole_datagrams_go_before_others(void **state)
 		{ "its end", LAST(dns), SENT, true },
 	};
 	static const struct step first = { "a first", FIRST(dns), SENT, true };
-	struct bench *b = open_limited("", 50);
+	struct bench *b = open_limited("", "datagram", 50);
 
 	bench_steps(b, &first, 1);
 	put_strangers(b, 500, 3);
@@ -260,7 +258,7 @@ test_what_is_held_of_a_forgotten_datagram_expires(void **state)
 		{ "until it expires", { .part_of = &dns, .fragment = 2, .id = 9 }, KEPT,
 		  true, .after_ms = 31000 },
 	};
-	struct bench *b = open_limited("per_source: 1", 4);
+	struct bench *b = open_limited("per_source: 1", "datagram", 4);
 
 	bench_steps(b, early, 1);
 	put_strangers(b, 10, 1);
