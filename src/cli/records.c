@@ -171,37 +171,6 @@ end_record(struct query *q, unsigned int partition, const struct frame_lease *r)
 	return 0;
 }
 
-/* Calls 'f' with the name of each field that records of the table may show, until it says
- * true.  Returns whether it did. */
-static bool
-each_field(const struct nf_table *t, bool (*f)(const char *name, void *arg), void *arg)
-{
-	static const char *const of_a_flow[] = { "protocol", "src", "dst", "zone" };
-	static const char *const of_a_range[] = { "members", "taken" };
-	const struct nf_field *lists[] = { t->key_fields, t->is_range ? NULL : t->fields };
-
-	for (unsigned int i = 0; i < 2; i++) {
-		const struct nf_field *field = lists[i];
-
-		for (; field != NULL && field->kind != NF_FIELD_END; field++) {
-			if (field->kind != NF_FIELD_FLOW) {
-				if (f(field->name, arg))
-					return true;
-				continue;
-			}
-			for (unsigned int k = 0; k < 4; k++)
-				if (f(of_a_flow[k], arg))
-					return true;
-		}
-	}
-	for (unsigned int k = 0; t->is_range && k < 2; k++)
-		if (f(of_a_range[k], arg))
-			return true;
-	/* What no list names, and values of other formats, are shown as bytes. */
-	return (t->key_fields == NULL && f("key", arg)) ||
-	       (!t->is_range && f("value", arg));
-}
-
 static bool
 is_asked_for(const char *name, void *wanted)
 {
@@ -228,11 +197,11 @@ fields_exist(const struct query *q, const char *command, const char *table)
 	for (unsigned int i = 0; q->known != NULL && i < q->n_wanted; i++) {
 		char *wanted = q->wanted[i];
 
-		if (each_field(q->known, is_asked_for, wanted))
+		if (fields_each(q->known, is_asked_for, wanted))
 			continue;
 		fprintf(stderr, "%s: %s has no field '%.*s', want one of: ", command, table,
 			(int)strcspn(wanted, "="), wanted);
-		each_field(q->known, print_name, &comma);
+		fields_each(q->known, print_name, &comma);
 		fprintf(stderr, "\n");
 		return false;
 	}

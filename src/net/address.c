@@ -131,6 +131,17 @@ prefix_parse(const char *text, void *out)
 	return 0;
 }
 
+bool
+endpoint_is_host(const struct endpoint *e)
+{
+	static const uint8_t none[8];
+	uint8_t first = e->ip6[0];		/* Of ip4, too. */
+
+	if (e->version == 4)
+		return first != 0 && first != 127 && first < 224;
+	return first != 0xff && memcmp(e->ip6, none, sizeof(none)) != 0;
+}
+
 int
 port_range_parse(const char *text, void *out)
 {

@@ -42,6 +42,9 @@ int port_range_parse(const char *text, void *out);
 /* MAC_BYTES bytes: "02:00:5e:10:00:01". */
 int mac_parse(const char *text, void *out);
 
+/* Whether a host may have its address: not 0.0.0.0/8, 127.0.0.0/8, ::/64 (which has ::, ::1
+ * and IPv4's), nor of a group or above. */
+bool endpoint_is_host(const struct endpoint *e);
 /* Whether the endpoint's address is one of the prefix; its port does not matter. */
 bool prefix_contains(const struct prefix *prefix, const struct endpoint *e);
 

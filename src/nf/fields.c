@@ -15,6 +15,8 @@ const struct nf_field nf_fields_flow[] = {
 	{ 0 },
 };
 
+static const char *const flow_names[] = { "protocol", "src", "dst", "zone" };
+
 const struct nf_field nf_fields_endpoint[] = {
 	{ "address", NF_FIELD_ENDPOINT, 0, sizeof(struct endpoint) },
 	{ 0 },
@@ -96,13 +98,13 @@ print_flow(struct printer *p, const uint8_t *at, unsigned int bytes)
 	if (bytes < FLOW4_BYTES || (f.version != 4 && f.version != 6) ||
 	    bytes < flow_bytes(&f))
 		return false;
-	print_protocol(text_add(p, "protocol"), f.protocol);
-	print_address(text_add(p, "src"), f.version,
+	print_protocol(text_add(p, flow_names[0]), f.protocol);
+	print_address(text_add(p, flow_names[1]), f.version,
 		      f.version == 4 ? (void *)&f.ip4.src : f.ip6.src, f.src_port);
-	print_address(text_add(p, "dst"), f.version,
+	print_address(text_add(p, flow_names[2]), f.version,
 		      f.version == 4 ? (void *)&f.ip4.dst : f.ip6.dst, f.dst_port);
 	if (f.zone != 0)
-		snprintf(text_add(p, "zone"), FIELDS_TEXT, "%u", f.zone);
+		snprintf(text_add(p, flow_names[3]), FIELDS_TEXT, "%u", f.zone);
 	return true;
 }
 
@@ -208,6 +210,29 @@ fields_print(const struct nf_table *t, bool readable, const void *key,
 	print_fields(&p, t != NULL ? t->key_fields : NULL, "key", key, key_bytes);
 	print_fields(&p, fields, "value", value, value_bytes);
 	return p.n;
+}
+
+static bool
+each_name(const struct nf_field *fields, bool (*f)(const char *name, void *arg), void *arg)
+{
+	for (; fields != NULL && fields->kind != NF_FIELD_END; fields++) {
+		if (fields->kind != NF_FIELD_FLOW && f(fields->name, arg))
+			return true;
+		for (unsigned int i = 0; fields->kind == NF_FIELD_FLOW && i < 4; i++)
+			if (f(flow_names[i], arg))
+				return true;
+	}
+	return false;
+}
+
+bool
+fields_each(const struct nf_table *t, bool (*f)(const char *name, void *arg), void *arg)
+{
+	/* What no list names, and values of other formats, are shown as bytes. */
+	return each_name(t->key_fields, f, arg) ||
+	       each_name(t->is_range ? range_fields : t->fields, f, arg) ||
+	       (t->key_fields == NULL && f("key", arg)) ||
+	       (!t->is_range && f("value", arg));
 }
 
 bool

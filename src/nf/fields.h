@@ -60,6 +60,10 @@ unsigned int fields_print(const struct nf_table *t, bool readable, const void *k
 			  unsigned int key_bytes, const void *value,
 			  unsigned int value_bytes, struct field_text text[FIELDS_MAX]);
 
+/* Calls 'f' with the name of each field that records of the table may show, until it says
+ * true.  Returns whether it did. */
+bool fields_each(const struct nf_table *t, bool (*f)(const char *name, void *arg), void *arg);
+
 /* Whether a field has the value that "name=value" asks for.  An endpoint also matches its
  * address without the port. */
 bool fields_match(const struct field_text *text, unsigned int n, const char *wanted);

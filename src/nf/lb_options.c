@@ -54,28 +54,17 @@ weight_parse(const char *text, void *out)
 	return 0;
 }
 
-/* No host is at other addresses: 0.0.0.0 is no wildcard. */
-static bool
-is_host(const struct endpoint *e)
-{
-	static const uint8_t none[8];		/* ::/64 has ::, ::1 and ::ffff:0:0/96. */
-	uint8_t first = e->ip6[0];		/* Of ip4, too. */
-
-	if (e->version == 4)
-		return first != 0 && first != 127 && first < 224;
-	return first != 0xff && memcmp(e->ip6, none, sizeof(none)) != 0;
-}
-
+/* 0.0.0.0 is no wildcard. */
 static int
 host_parse(const char *text, void *out)
 {
-	return address_parse(text, out) == 0 && is_host(out) ? 0 : -EINVAL;
+	return address_parse(text, out) == 0 && endpoint_is_host(out) ? 0 : -EINVAL;
 }
 
 static int
 service_parse(const char *text, void *out)
 {
-	return endpoint_parse(text, out) == 0 && is_host(out) ? 0 : -EINVAL;
+	return endpoint_parse(text, out) == 0 && endpoint_is_host(out) ? 0 : -EINVAL;
 }
 
 /* Frames have it as their source: it is no group's. */

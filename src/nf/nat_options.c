@@ -256,7 +256,7 @@ rule_make(const struct endpoint *inside, const struct endpoint *outside,
 		config_error(at, "an IPv6 address, want IPv4");
 		return -EINVAL;
 	}
-	if (!nat_is_host(inside->ip4) || !nat_is_host(outside->ip4)) {
+	if (!endpoint_is_host(inside) || !endpoint_is_host(outside)) {
 		config_error(at, "not the address of a host");
 		return -EINVAL;
 	}

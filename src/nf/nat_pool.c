@@ -67,19 +67,11 @@ choose_slots(struct nat_ports *ports)
 	}
 }
 
-bool
-nat_is_host(rte_be32_t address)
-{
-	uint32_t host = rte_be_to_cpu_32(address);
-
-	return host >> 24 != 0 && host >> 24 != 127 && host >> 28 < 0xe;
-}
-
 /* 'at' is where the file has it. */
 static int
 take_address(const struct endpoint *address, const void *at, struct nat_ports *ports)
 {
-	if (!nat_is_host(address->ip4)) {
+	if (!endpoint_is_host(address)) {
 		config_error(at, "not the address of a host");
 		return -EINVAL;
 	}

@@ -107,8 +107,6 @@ struct nat_ports {
 /* Returns 0, or -EINVAL after config_error().  '*ports' is all zeros before. */
 int nat_ports_init(const struct nat_ports_options *options, struct nat_ports *ports);
 
-/* Whether a host may have the IPv4 address. */
-bool nat_is_host(rte_be32_t address);
 /* Whether it is one of the pool's addresses. */
 bool nat_ports_own(const struct nat_ports *ports, const struct endpoint *address);
 

@@ -117,7 +117,6 @@ static void
 retry(struct pipe *p, struct nf_run *r, enum nf_drop reason)
 {
 	r->has_group = false;
-	r->picked = 0;
 	if (r->mbuf == NULL || ++r->attempt >= RUN_MAX_TRIPS)
 		end_dropped(p, r, reason);
 	else

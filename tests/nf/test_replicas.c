@@ -128,7 +128,6 @@ test_slow_replicas_lose_nothing(void **state)
 	bench_close(b);
 }
 
-
 static void
 test_what_may_be_lost_waits_for_no_replica(void **state)
 {

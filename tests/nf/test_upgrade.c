@@ -4,9 +4,7 @@
  * while it is told to.  Packets are UDP to port 1000 + what, from a port that is the key;
  * what a release reads there, it stamps into the destination port.
  */
-#include "harness.h"
-
-#include <stdio.h>
+#include "ask.h"
 
 enum what {
 	COUNT,					/* Read it, and write one more. */
@@ -259,18 +257,6 @@ enum pipes {
 
 /* --- how it is asked ------------------------------------------------------------ */
 
-static struct spec
-ask(enum what what, unsigned int key)
-{
-	static char text[64][32];
-	static unsigned int n;
-	char *from = text[n++ % 64], *to = text[n++ % 64];
-
-	sprintf(from, "10.0.0.1:%u", key);
-	sprintf(to, "10.0.0.2:%u", 1000 + what);
-	return (struct spec){ .from = from, .to = to, .protocol = PROTO_UDP };
-}
-
 /* The old release in the first pipe, the new one in the second. */
 static struct bench *
 open_bench(unsigned int n_partitions)
@@ -280,29 +266,6 @@ open_bench(unsigned int n_partitions)
 				     .n_partitions = n_partitions };
 
 	return bench_open_as(&setup);
-}
-
-/* What a packet that left carries; -1: none did. */
-static int
-take(struct bench *b)
-{
-	const struct sent *s = bench_take(b);
-
-	return s != NULL ? atoi(strrchr(sent_endpoints(s), ':') + 1) : -1;
-}
-
-/* One packet from in to out; what it carries then. */
-static int
-run_one(struct bench *b, unsigned int pipe, enum what what, unsigned int key)
-{
-	struct spec packet = ask(what, key);
-	int n;
-
-	bench_put(b, pipe, &packet);
-	bench_settle(b);
-	n = take(b);
-	assert_int_equal(take(b), -1);
-	return n;
 }
 
 static uint64_t

@@ -223,6 +223,30 @@ a_prefix_of_zeros_contains_nothing(void **state)
 }
 
 static void
+hosts_are_not_at_every_address(void **state)
+{
+	static const struct {
+		const char *address;
+		bool want;
+	} hosts[] = {
+		{ "0.0.0.0", false }, { "0.1.2.3", false }, { "127.0.0.1", false },
+		{ "224.0.0.1", false }, { "255.255.255.255", false }, { "::1", false },
+		{ "::ffff:192.0.2.1", false }, { "ff02::1", false }, { "1.0.0.0", true },
+		{ "126.255.255.255", true }, { "223.255.255.255", true },
+		{ "2001:db8::", true }, { "fe80::1", true },
+	};
+
+	(void)state;
+	for (unsigned int i = 0; i < sizeof(hosts) / sizeof(hosts[0]); i++) {
+		struct endpoint e;
+
+		print_message("  %s\n", hosts[i].address);
+		assert_int_equal(address_parse(hosts[i].address, &e), 0);
+		assert_int_equal(endpoint_is_host(&e), hosts[i].want);
+	}
+}
+
+static void
 a_port_range_contains_both_its_ends(void **state)
 {
 	static const struct port_range range = { 80, 443 };
@@ -241,6 +265,7 @@ main(void)
 		cmocka_unit_test(texts_are_taken_whole_or_refused),
 		cmocka_unit_test(a_prefix_contains_what_begins_like_it),
 		cmocka_unit_test(a_prefix_of_zeros_contains_nothing),
+		cmocka_unit_test(hosts_are_not_at_every_address),
 		cmocka_unit_test(a_port_range_contains_both_its_ends),
 	};
 

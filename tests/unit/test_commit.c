@@ -193,41 +193,40 @@ test_missing_replicas_are_not_waited_for_long(void **state)
 	play_close(&p);
 }
 
+/* A write is final with its answer, and nobody asks about replicas. */
+static void
+expect_no_wait(struct play *p)
+{
+	struct store_batch *b;
+	uint64_t id;
+
+	p->n_replicas = 2;
+	play_open(p);
+	b = ask(p, true, &id);
+	play_answer_group(p, 0, id, FRAME_APPLIED);
+	play_expect_done(p, b, true);
+	play_expect_answer(b, 0, FRAME_APPLIED);
+	assert_false(play_readable(p->listener));
+	play_close(p);
+}
+
 static void
 test_what_may_be_lost_waits_for_no_replica(void **state)
 {
 	struct play p = play_with_commit(1);
-	struct store_batch *b;
-	uint64_t id;
 
 	(void)state;
-	p.n_replicas = 1;
 	p.may_lose = true;
-	play_open(&p);
-	b = ask(&p, true, &id);
-	play_answer_group(&p, 0, id, FRAME_APPLIED);
-	play_expect_done(&p, b, true);
-	play_expect_answer(b, 0, FRAME_APPLIED);
-	assert_false(play_readable(p.listener));
-	play_close(&p);
+	expect_no_wait(&p);
 }
 
 static void
 test_only_writes_of_tables_that_ask_for_replicas_wait(void **state)
 {
 	struct play p = play_with_commit(0);
-	struct store_batch *b;
-	uint64_t id;
 
 	(void)state;
-	p.n_replicas = 2;
-	play_open(&p);
-	b = ask(&p, true, &id);
-	play_answer_group(&p, 0, id, FRAME_APPLIED);
-	play_expect_done(&p, b, true);
-	play_expect_answer(b, 0, FRAME_APPLIED);
-	assert_false(play_readable(p.listener));
-	play_close(&p);
+	expect_no_wait(&p);
 }
 
 static void
